@@ -1,0 +1,285 @@
+//! The seam under which a node keeps its data and the apply states beside it. Uses: types, error.
+
+use std::ops::ControlFlow;
+
+use crate::error::Result;
+use crate::types::{Durability, KeyRange};
+
+/// A part of the application store with keys of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Keyspace {
+    /// The application's keys and values.
+    Data,
+    /// Its secondary indexes.
+    Index,
+    /// When its keys expire.
+    Ttl,
+    /// RaftApplyState, by region.
+    ApplyState,
+    /// RegionLocalState, by region.
+    RegionState,
+    /// The saved raft state of a snapshot that is being installed, by region.
+    SnapshotState,
+    /// Who the store is.
+    Store,
+}
+
+impl Keyspace {
+    /// All of them.
+    pub const ALL: [Keyspace; 7] = [
+        Keyspace::Data,
+        Keyspace::Index,
+        Keyspace::Ttl,
+        Keyspace::ApplyState,
+        Keyspace::RegionState,
+        Keyspace::SnapshotState,
+        Keyspace::Store,
+    ];
+
+    /// The keyspaces that belong to the application: what a snapshot holds.
+    pub const APPLICATION: [Keyspace; 3] = [Keyspace::Data, Keyspace::Index, Keyspace::Ttl];
+
+    /// Its name on disk.
+    pub fn name(self) -> &'static str {
+        match self {
+            Keyspace::Data => "data",
+            Keyspace::Index => "index",
+            Keyspace::Ttl => "ttl",
+            Keyspace::ApplyState => "apply_state",
+            Keyspace::RegionState => "region_state",
+            Keyspace::SnapshotState => "snapshot_state",
+            Keyspace::Store => "store",
+        }
+    }
+}
+
+/// What a scan calls for each key and value, in ascending order of the keys.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>> + 'a;
+
+/// Reading keys.
+pub trait DataRead {
+    /// The value of `key`, if it has one.
+    ///
+    /// # Errors
+    /// Those of the store.
+    fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>>;
+
+    /// The values of `keys`, in their order, all as of one moment.
+    ///
+    /// # Errors
+    /// Those of the store.
+    fn multi_get(&self, keyspace: Keyspace, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>>;
+
+    /// Visits every key of the half-open `range`, ascending, as of one moment, until `visit` breaks.
+    ///
+    /// # Errors
+    /// Those of the store, and what `visit` answers.
+    fn scan(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()>;
+}
+
+/// The data of every region of a node, and the states that move with it.
+///
+/// # Contract
+/// - An [`AppBatch`] is written whole or not at all, also across a power cut.
+/// - Batches become durable in the order of their writes: a `Synced` write makes all earlier ones
+///   durable too.
+/// - After a failed write or fsync every later write fails with `Poisoned`.
+pub trait ApplicationDataStorage: DataRead + Send + Sync {
+    /// Writes `batch`, its operations in their order, all or nothing.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Io` or `Engine` if it was refused, `Poisoned` after an earlier failure.
+    fn write(&self, batch: &AppBatch, durability: Durability) -> Result<()>;
+
+    /// A view of this moment, which later writes do not change. It holds resources until dropped.
+    ///
+    /// # Errors
+    /// Those of the store.
+    fn view(&self) -> Result<Box<dyn DataView>>;
+
+    /// Starts to replace the application's keyspaces in `range`. Nothing changes before
+    /// [`DataImport::finish`]; dropping the import gives it up.
+    ///
+    /// # Errors
+    /// Those of the store.
+    fn begin_import(&self, range: &KeyRange) -> Result<Box<dyn DataImport>>;
+
+    /// Makes everything that was written before durable.
+    ///
+    /// # Errors
+    /// As [`ApplicationDataStorage::write`].
+    fn sync(&self) -> Result<()>;
+
+    /// What the store has done since it was opened.
+    fn stats(&self) -> AppStats;
+}
+
+/// A [`DataRead`] that is pinned to one moment and can be sent to another thread.
+pub trait DataView: DataRead + Send {}
+
+impl<T: DataRead + Send> DataView for T {}
+
+/// Takes in the content of a snapshot.
+pub trait DataImport: Send {
+    /// Adds a key. Keyspaces come one after the other, keys strictly ascending in each.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the order is broken or the key outside the range, else the store's.
+    fn put(&mut self, keyspace: Keyspace, key: &[u8], value: &[u8]) -> Result<()>;
+
+    /// Clears the range and puts what was added in its place, durable on return. Not atomic: a crash
+    /// in between leaves the range cleared or half replaced; doing it again makes it right.
+    ///
+    /// # Errors
+    /// Those of the store's writes.
+    fn finish(self: Box<Self>) -> Result<()>;
+}
+
+/// What an application store has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AppStats {
+    /// Batches written.
+    pub writes: u64,
+    /// fsyncs issued for them.
+    pub syncs: u64,
+    /// Bytes of keys and values written.
+    pub bytes: u64,
+}
+
+/// One operation of an [`AppBatch`], as [`AppBatch::ops`] shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppOp<'a> {
+    /// Puts `value` under `key`.
+    Put {
+        /// Where.
+        keyspace: Keyspace,
+        /// The key.
+        key: &'a [u8],
+        /// The value.
+        value: &'a [u8],
+    },
+    /// Removes `key`; it need not exist.
+    Delete {
+        /// Where.
+        keyspace: Keyspace,
+        /// The key.
+        key: &'a [u8],
+    },
+    /// Removes every key of `[start, end)`; an empty `end` means no bound.
+    DeleteRange {
+        /// Where.
+        keyspace: Keyspace,
+        /// The first key removed.
+        start: &'a [u8],
+        /// The first key kept.
+        end: &'a [u8],
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum OpKind {
+    Put,
+    Delete,
+    DeleteRange,
+}
+
+/// An operation as it lies in the buffer: its first and second part, one after the other.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    kind: OpKind,
+    keyspace: Keyspace,
+    start: usize,
+    middle: usize,
+    end: usize,
+}
+
+/// Writes that happen together: all of them or none, in their order.
+///
+/// ```
+/// use peerstore::{AppBatch, Keyspace};
+/// let mut batch = AppBatch::default();
+/// batch.put(Keyspace::Data, "key", "value");
+/// batch.delete(Keyspace::Data, b"old");
+/// assert_eq!(batch.ops().count(), 2);
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct AppBatch {
+    slots: Vec<Slot>,
+    // Keys and values, one behind the other: one allocation however many operations.
+    buffer: Vec<u8>,
+}
+
+impl AppBatch {
+    /// Puts `value` under `key`.
+    pub fn put(&mut self, keyspace: Keyspace, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        self.push(OpKind::Put, keyspace, key.as_ref(), value.as_ref());
+    }
+
+    /// Removes `key`; it need not exist.
+    pub fn delete(&mut self, keyspace: Keyspace, key: impl AsRef<[u8]>) {
+        self.push(OpKind::Delete, keyspace, key.as_ref(), &[]);
+    }
+
+    /// Removes every key of the half-open `range`. An empty range does nothing.
+    pub fn delete_range(&mut self, keyspace: Keyspace, range: &KeyRange) {
+        if !range.is_empty() {
+            self.push(OpKind::DeleteRange, keyspace, &range.start, &range.end);
+        }
+    }
+
+    fn push(&mut self, kind: OpKind, keyspace: Keyspace, first: &[u8], second: &[u8]) {
+        let start = self.buffer.len();
+        self.buffer.extend_from_slice(first);
+        let middle = self.buffer.len();
+        self.buffer.extend_from_slice(second);
+        let end = self.buffer.len();
+        self.slots.push(Slot {
+            kind,
+            keyspace,
+            start,
+            middle,
+            end,
+        });
+    }
+
+    /// The operations, in order.
+    pub fn ops(&self) -> impl Iterator<Item = AppOp<'_>> {
+        self.slots.iter().map(|slot| {
+            let keyspace = slot.keyspace;
+            let first = &self.buffer[slot.start..slot.middle];
+            let second = &self.buffer[slot.middle..slot.end];
+            match slot.kind {
+                OpKind::Put => AppOp::Put {
+                    keyspace,
+                    key: first,
+                    value: second,
+                },
+                OpKind::Delete => AppOp::Delete {
+                    keyspace,
+                    key: first,
+                },
+                OpKind::DeleteRange => AppOp::DeleteRange {
+                    keyspace,
+                    start: first,
+                    end: second,
+                },
+            }
+        })
+    }
+
+    /// The bytes of its keys and values.
+    pub fn bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Empties it, keeping its memory.
+    pub fn clear(&mut self) {
+        self.slots.clear();
+        self.buffer.clear();
+    }
+}

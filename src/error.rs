@@ -1,0 +1,453 @@
+//! Every way to fail, closed and typed. Uses: types. Never does I/O.
+//!
+//! An error says where, what was found and what was expected, and, where there is something to be
+//! done, what. A call that returned an error has changed nothing, unless its documentation says so.
+
+use std::path::{Path, PathBuf};
+
+use raft::StorageError;
+
+use crate::types::{KeyRange, RegionId};
+
+/// The result of this crate's calls.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, for whom, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The log no longer holds the entry: it was compacted away.
+    #[error("region {region}: index {index} is compacted, the log starts at {first_index}")]
+    Compacted {
+        /// The region.
+        region: RegionId,
+        /// The index asked for.
+        index: u64,
+        /// The first index that is there.
+        first_index: u64,
+    },
+    /// The log does not hold the entry yet, or an append would leave a gap before it.
+    #[error("region {region}: index {index} is not available, the log ends at {last_index}")]
+    Unavailable {
+        /// The region.
+        region: RegionId,
+        /// The index asked for.
+        index: u64,
+        /// The last index that is there.
+        last_index: u64,
+    },
+    /// The entry is being read from disk; ask again after `on_entries_fetched`.
+    #[error("region {region}: the log from {index} on is being fetched")]
+    LogTemporarilyUnavailable {
+        /// The region.
+        region: RegionId,
+        /// The lowest index asked for.
+        index: u64,
+    },
+    /// A snapshot is being built; ask again later.
+    #[error("region {region}: the snapshot is being built")]
+    SnapshotTemporarilyUnavailable {
+        /// The region.
+        region: RegionId,
+    },
+    /// A snapshot to install lies before the log that is already there.
+    #[error("region {region}: snapshot at {index} is out of date, the log starts at {first_index}")]
+    SnapshotOutOfDate {
+        /// The region.
+        region: RegionId,
+        /// The index of the snapshot.
+        index: u64,
+        /// The first index of the log.
+        first_index: u64,
+    },
+    /// A snapshot was refused before anything was touched.
+    #[error("region {region}: snapshot refused: {reason}")]
+    SnapshotRefused {
+        /// The region.
+        region: RegionId,
+        /// Why, with what was found and expected.
+        reason: String,
+    },
+    /// Building a snapshot failed; it is tried again, after a pause, when it is next asked for.
+    #[error("region {region}: snapshot not built ({failures} times in a row): {reason}")]
+    SnapshotFailed {
+        /// The region.
+        region: RegionId,
+        /// How often in a row.
+        failures: u32,
+        /// The error of the last try.
+        reason: String,
+    },
+    /// A snapshot file is not in the store.
+    #[error("snapshot {name} is not in the store {path}; transfer it before it is installed")]
+    SnapshotNotFound {
+        /// The name of the snapshot.
+        name: String,
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// A snapshot is being read or written and cannot be removed.
+    #[error("snapshot {name} is in use; drop its readers first")]
+    SnapshotInUse {
+        /// The name of the snapshot.
+        name: String,
+    },
+    /// Work was given up because it had become useless.
+    #[error("region {region}: {what} was cancelled")]
+    Cancelled {
+        /// The region.
+        region: RegionId,
+        /// What was given up.
+        what: &'static str,
+    },
+    /// What is on disk about a region contradicts itself.
+    #[error("region {region}: cannot be opened: {source}")]
+    Recovery {
+        /// The region.
+        region: RegionId,
+        /// The contradiction, and what to do.
+        source: RecoveryError,
+    },
+    /// Stored bytes are not what was written.
+    #[error("{}{what} is corrupt: {detail}; restore it from another replica or a backup",
+            .region.map(|r| format!("region {r}: ")).unwrap_or_default())]
+    Corruption {
+        /// The region, where one is known.
+        region: Option<RegionId>,
+        /// The entry, state or block.
+        what: String,
+        /// Where, what was found and what was expected.
+        detail: String,
+    },
+    /// No such region on this node.
+    #[error("region {region} does not exist on this node; create it first")]
+    RegionNotFound {
+        /// The region.
+        region: RegionId,
+    },
+    /// The region is there already.
+    #[error("region {region} exists already; open it instead")]
+    RegionExists {
+        /// The region.
+        region: RegionId,
+    },
+    /// The region is open already: it has one owner at a time.
+    #[error("region {region} is open already; drop the PeerStorage that owns it first")]
+    RegionOpen {
+        /// The region.
+        region: RegionId,
+    },
+    /// The peer was removed from its region; its id never comes back.
+    #[error("region {region}: peer {peer} is a tombstone; join with a larger peer id")]
+    RegionTombstone {
+        /// The region.
+        region: RegionId,
+        /// The peer that was removed.
+        peer: u64,
+    },
+    /// A call is against the rules of its documentation.
+    #[error("region {region}: {what}: got {got}, expected {expected}")]
+    InvalidArgument {
+        /// The region.
+        region: RegionId,
+        /// The call or argument.
+        what: &'static str,
+        /// What was given.
+        got: String,
+        /// What would have been right.
+        expected: String,
+    },
+    /// A write for one region names a key outside its range.
+    #[error("region {region}: key \"{}\" is outside its range {range}", .key.escape_ascii())]
+    KeyOutOfRange {
+        /// The region.
+        region: RegionId,
+        /// The key.
+        key: Vec<u8>,
+        /// The region's range.
+        range: KeyRange,
+    },
+    /// The user's state machine refused an entry.
+    #[error("region {region}: the state machine failed at index {index}: {source}")]
+    StateMachine {
+        /// The region.
+        region: RegionId,
+        /// The entry.
+        index: u64,
+        /// What it said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The operating system refused.
+    #[error("{op} {}: {source}", .path.display())]
+    Io {
+        /// What was done.
+        op: &'static str,
+        /// To which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// There is no space left. Nothing was lost; free some and try again.
+    #[error("{op} {}: no space left on the device; free some, then open the store again", .path.display())]
+    DiskFull {
+        /// What was done.
+        op: &'static str,
+        /// To which file or directory.
+        path: PathBuf,
+    },
+    /// A storage engine refused.
+    #[error("{op} {}: {message}", .path.display())]
+    Engine {
+        /// What was done.
+        op: &'static str,
+        /// The database.
+        path: PathBuf,
+        /// What the engine said.
+        message: String,
+    },
+    /// An earlier write or fsync failed. What it wrote may or may not be on the medium, so nothing
+    /// more is accepted until the store is opened again. An fsync is never retried.
+    #[error("{} is poisoned by an earlier failure ({cause}); open it again", .path.display())]
+    Poisoned {
+        /// The store.
+        path: PathBuf,
+        /// The first failure.
+        cause: String,
+    },
+    /// Somebody else has the store open.
+    #[error("{} is locked by another owner; stop it first", .path.display())]
+    Locked {
+        /// The store.
+        path: PathBuf,
+    },
+    /// The store is not there.
+    #[error("{} does not exist; create it, or set create_if_missing", .path.display())]
+    StoreNotFound {
+        /// The store.
+        path: PathBuf,
+    },
+    /// The directory holds something that is not ours. It was not touched.
+    #[error("{} is not a peerstore directory: found {found}; give an empty or missing one", .path.display())]
+    ForeignDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What is in it.
+        found: String,
+    },
+    /// A part of the store is missing. It was not touched.
+    #[error("{} is incomplete: {missing} is missing; restore it from a backup", .path.display())]
+    IncompleteStore {
+        /// The store.
+        path: PathBuf,
+        /// The part.
+        missing: String,
+    },
+    /// The store belongs to another cluster or has another id than the config says.
+    #[error("{} is {got}, the config says {expected}; give the right directory", .path.display())]
+    ForeignStore {
+        /// The store.
+        path: PathBuf,
+        /// Who it is.
+        got: String,
+        /// Who the config says.
+        expected: String,
+    },
+    /// Written by a newer version of this crate. It was not touched.
+    #[error("{}: format version {got}, this build reads up to {max}; use a newer build", .path.display())]
+    UnsupportedVersion {
+        /// The store or file.
+        path: PathBuf,
+        /// Its version.
+        got: u32,
+        /// The newest that this build reads.
+        max: u32,
+    },
+    /// The config cannot be used.
+    #[error("config{}: {message}", .path.as_ref().map(|p| format!(" {}", p.display())).unwrap_or_default())]
+    Config {
+        /// The file, if it came from one.
+        path: Option<PathBuf>,
+        /// What is wrong and what would be right.
+        message: String,
+    },
+    /// Something did not happen in time. It may still happen.
+    #[error("{what} took longer than {limit_ms} ms")]
+    Timeout {
+        /// What was waited for.
+        what: &'static str,
+        /// How long.
+        limit_ms: u64,
+    },
+    /// A background worker is gone: its node was shut down.
+    #[error("the {worker} worker is gone; the node was shut down")]
+    WorkerGone {
+        /// Which one.
+        worker: &'static str,
+    },
+}
+
+/// How the stored states of a region contradict each other. Each names a rule of
+/// `docs/architecture.md`; none is repaired silently, because each means lost or foreign data.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecoveryError {
+    /// Rule 1.
+    #[error(
+        "commit {commit} is beyond last index {last_index}: acknowledged entries are gone; {REMOVE}"
+    )]
+    CommitBeyondLog {
+        /// The larger of the two recorded commits.
+        commit: u64,
+        /// The end of the log.
+        last_index: u64,
+    },
+    /// Rule 2.
+    #[error(
+        "applied commit {index} has term {got:?} in the log, {expected} was recorded: the log is not the one that was applied; {REMOVE}"
+    )]
+    CommitTermMismatch {
+        /// The recorded commit.
+        index: u64,
+        /// The term in the log, if the entry is there.
+        got: Option<u64>,
+        /// The term that was recorded.
+        expected: u64,
+    },
+    /// Rule 3.
+    #[error(
+        "hard state has term {got}, an entry of term {expected} was committed: a vote was lost; {REMOVE}"
+    )]
+    TermBehindCommit {
+        /// The term of the hard state.
+        got: u64,
+        /// The term of the recorded commit.
+        expected: u64,
+    },
+    /// Rule 4.
+    #[error(
+        "last index {last_index} is neither in the log nor the truncated index {truncated_index}; {REMOVE}"
+    )]
+    LastEntryMissing {
+        /// The recorded end of the log.
+        last_index: u64,
+        /// Where the log was cut.
+        truncated_index: u64,
+    },
+    /// Rule 5.
+    #[error(
+        "applied index {applied} is neither in the log nor the truncated index {truncated_index}; {REMOVE}"
+    )]
+    AppliedEntryMissing {
+        /// The applied index.
+        applied: u64,
+        /// Where the log was cut.
+        truncated_index: u64,
+    },
+    /// Rule 6.
+    #[error(
+        "applied index {applied} is beyond last index {last_index}: the log store is older than the data; {REMOVE}"
+    )]
+    AppliedBeyondLog {
+        /// The applied index.
+        applied: u64,
+        /// The end of the log.
+        last_index: u64,
+    },
+    /// Rule 7.
+    #[error("the region has peers but no hard state: its vote is gone; {REMOVE}")]
+    HardStateMissing,
+    /// Rule 11.
+    #[error("state is Applying, but the snapshot state saved for it is missing; {REMOVE}")]
+    PendingSnapshotMissing,
+    /// Rule 10.
+    #[error("state is Applying, and its snapshot file {name} cannot be read ({reason}); {REMOVE}")]
+    SnapshotFileMissing {
+        /// The name of the file.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A state that must be there is not.
+    #[error("{what} is missing; {REMOVE}")]
+    StateMissing {
+        /// Which one.
+        what: &'static str,
+    },
+    /// Raft could not restore this configuration.
+    #[error("its configuration is invalid: {reason}; {REMOVE}")]
+    ConfStateInvalid {
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// What a user can do about a replica that contradicts itself.
+const REMOVE: &str = "remove this replica by conf change and add a new one, or restore a backup";
+
+impl Error {
+    /// Stored bytes that are not what was written.
+    pub fn corruption(
+        region: Option<RegionId>,
+        what: impl Into<String>,
+        detail: impl Into<String>,
+    ) -> Self {
+        Error::Corruption {
+            region,
+            what: what.into(),
+            detail: detail.into(),
+        }
+    }
+
+    /// A refusal of the operating system; a full disk is told apart.
+    pub fn io(op: &'static str, path: &Path, source: std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        if source.kind() == std::io::ErrorKind::StorageFull {
+            return Error::DiskFull { op, path };
+        }
+        Error::Io { op, path, source }
+    }
+
+    /// A state machine's refusal of the entry at `index`.
+    pub fn state_machine(
+        region: RegionId,
+        index: u64,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Error::StateMachine {
+            region,
+            index,
+            source: source.into(),
+        }
+    }
+
+    /// A call against the rules.
+    pub(crate) fn invalid(
+        region: RegionId,
+        what: &'static str,
+        got: impl Into<String>,
+        expected: impl Into<String>,
+    ) -> Self {
+        Error::InvalidArgument {
+            region,
+            what,
+            got: got.into(),
+            expected: expected.into(),
+        }
+    }
+}
+
+/// As raft-rs's own error: the five that it acts on keep their meaning, everything else is `Other`.
+impl From<Error> for raft::Error {
+    fn from(error: Error) -> Self {
+        raft::Error::Store(match error {
+            Error::Compacted { .. } => StorageError::Compacted,
+            Error::Unavailable { .. } => StorageError::Unavailable,
+            Error::LogTemporarilyUnavailable { .. } => StorageError::LogTemporarilyUnavailable,
+            Error::SnapshotOutOfDate { .. } => StorageError::SnapshotOutOfDate,
+            Error::SnapshotTemporarilyUnavailable { .. } => {
+                StorageError::SnapshotTemporarilyUnavailable
+            }
+            other => StorageError::Other(Box::new(other)),
+        })
+    }
+}

@@ -1,0 +1,106 @@
+//! The seam to the file system, so that a test can put a failure or a power cut at every operation.
+//! Uses: error.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::Result;
+
+/// The operations on files that this crate's own formats need.
+///
+/// # Contract
+/// - What [`File::write_all_at`] wrote is durable after that file's [`File::sync`], no sooner.
+/// - A created, renamed or removed name is durable after [`FileSystem::sync_dir`] of its directory.
+/// - Errors are `DiskFull` or `Io`, with the operation and the path.
+pub trait FileSystem: Send + Sync {
+    /// Creates a file that must not exist yet, for reading and writing.
+    ///
+    /// # Errors
+    /// `Io` of kind `AlreadyExists` if it does.
+    fn create(&self, path: &Path) -> Result<Box<dyn File>>;
+
+    /// Opens a file that must exist, for reading. A symbolic link is refused.
+    ///
+    /// # Errors
+    /// `Io` of kind `NotFound` if it does not exist.
+    fn open(&self, path: &Path) -> Result<Box<dyn File>>;
+
+    /// Opens a file that must exist, for reading and writing. A symbolic link is refused.
+    ///
+    /// # Errors
+    /// `Io` of kind `NotFound` if it does not exist.
+    fn open_for_write(&self, path: &Path) -> Result<Box<dyn File>>;
+
+    /// Gives a file another name, atomically replacing what had it.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn rename(&self, from: &Path, to: &Path) -> Result<()>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// `Io` of kind `NotFound` if it does not exist.
+    fn remove(&self, path: &Path) -> Result<()>;
+
+    /// Creates a directory and those above it that are missing, each made durable in its parent.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn create_dir_all(&self, path: &Path) -> Result<()>;
+
+    /// Makes the names in a directory durable.
+    ///
+    /// # Errors
+    /// `Io`. It is not retried: after an error the names may or may not be durable.
+    fn sync_dir(&self, path: &Path) -> Result<()>;
+
+    /// The names in a directory, sorted.
+    ///
+    /// # Errors
+    /// `Io` of kind `NotFound` if it does not exist.
+    fn list(&self, path: &Path) -> Result<Vec<PathBuf>>;
+
+    /// Whether something has this name.
+    ///
+    /// # Errors
+    /// `Io` if that cannot be told.
+    fn exists(&self, path: &Path) -> Result<bool>;
+
+    /// Takes the exclusive lock of the file `path`, creating it, until the guard is dropped. A lock
+    /// left by a dead process does not block.
+    ///
+    /// # Errors
+    /// `Locked` if somebody has it, at once.
+    fn lock(&self, path: &Path) -> Result<Box<dyn FileLock>>;
+}
+
+/// An open file, read and written at offsets in bytes.
+pub trait File: Send + Sync {
+    /// Fills `buffer` from `offset` on.
+    ///
+    /// # Errors
+    /// `Io` of kind `UnexpectedEof` if the file ends before.
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()>;
+
+    /// Writes all of `data` from `offset` on, making the file longer where needed.
+    ///
+    /// # Errors
+    /// `DiskFull` or `Io`; a part may have been written.
+    fn write_all_at(&self, data: &[u8], offset: u64) -> Result<()>;
+
+    /// The length in bytes.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn length(&self) -> Result<u64>;
+
+    /// Makes the file's bytes and length durable (fdatasync). Never call it again after an error: the
+    /// kernel may have dropped the bytes and would report success.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn sync(&self) -> Result<()>;
+}
+
+/// A held lock. Dropping it lets go.
+pub trait FileLock: Send + Sync {}

@@ -1,0 +1,127 @@
+//! The ids and small values that every layer speaks in. Uses: nothing of ours. Never does I/O.
+
+use std::fmt;
+
+/// The id of a region: one raft group, one key range.
+///
+/// ```
+/// use peerstore::RegionId;
+/// let id: RegionId = 7.into();
+/// assert_eq!(id.to_string(), "7");
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RegionId(pub u64);
+
+/// The id of a peer: one replica of one region. raft-rs calls it the node id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId(pub u64);
+
+impl From<u64> for RegionId {
+    fn from(id: u64) -> Self {
+        RegionId(id)
+    }
+}
+
+impl From<u64> for PeerId {
+    fn from(id: u64) -> Self {
+        PeerId(id)
+    }
+}
+
+impl fmt::Display for RegionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where an entry stands in the log of its region. Orders by term, then by index, as raft's
+/// "more up to date" does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogPosition {
+    /// The term of the entry.
+    pub term: u64,
+    /// The index of the entry.
+    pub index: u64,
+}
+
+impl LogPosition {
+    /// The position of the entry `index` of `term`.
+    pub fn new(term: u64, index: u64) -> Self {
+        LogPosition { term, index }
+    }
+}
+
+impl fmt::Display for LogPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "(term {}, index {})", self.term, self.index)
+    }
+}
+
+/// What a write has survived when the call returns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Durability {
+    /// On the medium: survives a power cut. Returned after an fsync, which many writers share.
+    #[default]
+    Synced,
+    /// In the kernel's page cache: survives the death of the process, not of the machine.
+    Buffered,
+}
+
+/// A half-open range of keys, `[start, end)`; an empty `end` means that there is no bound.
+///
+/// ```
+/// use peerstore::KeyRange;
+/// let range = KeyRange::new("b", "d");
+/// assert!(range.contains(b"b") && range.contains(b"czz") && !range.contains(b"d"));
+/// assert!(KeyRange::all().contains(b""));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct KeyRange {
+    /// The first key inside.
+    pub start: Vec<u8>,
+    /// The first key outside, or empty for no bound.
+    pub end: Vec<u8>,
+}
+
+impl KeyRange {
+    /// The keys from `start`, inclusive, to `end`, exclusive, or without a bound if `end` is empty.
+    pub fn new(start: impl Into<Vec<u8>>, end: impl Into<Vec<u8>>) -> Self {
+        KeyRange {
+            start: start.into(),
+            end: end.into(),
+        }
+    }
+
+    /// Every key.
+    pub fn all() -> Self {
+        KeyRange::default()
+    }
+
+    /// Whether `key` lies inside.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        key >= self.start.as_slice() && (self.end.is_empty() || key < self.end.as_slice())
+    }
+
+    /// Whether no key can lie inside.
+    pub fn is_empty(&self) -> bool {
+        !self.end.is_empty() && self.start >= self.end
+    }
+}
+
+impl fmt::Display for KeyRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = self.end.escape_ascii();
+        if self.end.is_empty() {
+            write!(f, "[\"{}\", unbounded)", self.start.escape_ascii())
+        } else {
+            write!(f, "[\"{}\", \"{end}\")", self.start.escape_ascii())
+        }
+    }
+}
