@@ -353,6 +353,14 @@ pub enum RecoveryError {
         /// The end of the log.
         last_index: u64,
     },
+    /// Raft itself refuses to start like this; no order of our writes leads here.
+    #[error("applied index {applied} is beyond commit {commit}; {REMOVE}")]
+    AppliedBeyondCommit {
+        /// The applied index.
+        applied: u64,
+        /// The larger of the two recorded commits.
+        commit: u64,
+    },
     /// Rule 7.
     #[error("the region has peers but no hard state: its vote is gone; {REMOVE}")]
     HardStateMissing,

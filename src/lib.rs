@@ -2,13 +2,16 @@
 #![deny(missing_docs)]
 
 mod app_store;
+mod conf;
 mod config;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod entry_cache;
 mod error;
 mod fs;
 pub mod keys;
 pub mod memory;
+mod peer_storage;
 mod proto;
 mod raft_log;
 #[cfg(feature = "rocksdb")]
@@ -17,6 +20,7 @@ pub mod snapshot_dir;
 mod snapshot_store;
 mod state_machine;
 mod types;
+mod workers;
 
 pub use app_store::{
     AppBatch, AppOp, AppStats, ApplicationDataStorage, DataImport, DataRead, DataView, Keyspace,

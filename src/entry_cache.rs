@@ -1,0 +1,439 @@
+//! Newest entries of every region of a node, under one budget of bytes. Uses: nothing of ours.
+//! Never does I/O.
+//!
+//! Each region's cache is the newest contiguous suffix of its log. What is not yet persisted stays,
+//! because the log store cannot answer for it; everything else may leave, oldest first, when the node
+//! is over its budget. Entries that were read back from the log are never put in.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use protobuf::Message as _;
+use raft::eraftpb::Entry;
+
+/// What a cache has done, and what it holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// Reads that were answered without the log store.
+    pub hits: u64,
+    /// Reads that needed it.
+    pub misses: u64,
+    /// Bytes held, with the size of the entries' own structs.
+    pub bytes: u64,
+}
+
+impl CacheStats {
+    /// The share of the reads that hit, from 0 to 1; 1 without any read.
+    pub fn hit_rate(&self) -> f64 {
+        match self.hits + self.misses {
+            0 => 1.0,
+            reads => self.hits as f64 / reads as f64,
+        }
+    }
+}
+
+/// The bytes that all caches of a node may hold together.
+///
+/// When an append goes over the limit, the caches are asked in turn to let go of their oldest
+/// persisted entries. None is pushed below its floor, half of an equal share, while another holds
+/// more: a busy region cannot starve the rest.
+#[derive(Debug)]
+pub struct CacheBudget {
+    limit: u64,
+    used: AtomicU64,
+    hits: AtomicU64,
+    misses: AtomicU64,
+    // The caches that hold something, in the order in which they are asked to shrink.
+    holders: Mutex<VecDeque<Arc<Mutex<Ring>>>>,
+}
+
+impl CacheBudget {
+    /// A budget of `limit` bytes.
+    pub fn new(limit: u64) -> Arc<Self> {
+        Arc::new(CacheBudget {
+            limit,
+            used: AtomicU64::new(0),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            holders: Mutex::new(VecDeque::new()),
+        })
+    }
+
+    /// The hits and misses of all regions, and the bytes that they hold together.
+    pub fn stats(&self) -> CacheStats {
+        CacheStats {
+            hits: self.hits.load(Ordering::Relaxed),
+            misses: self.misses.load(Ordering::Relaxed),
+            bytes: self.used.load(Ordering::Relaxed),
+        }
+    }
+
+    fn excess(&self) -> u64 {
+        self.used.load(Ordering::Relaxed).saturating_sub(self.limit)
+    }
+
+    /// Asks the holders in turn until the budget holds, or each was asked and nothing more may leave.
+    fn shrink(&self) {
+        let mut turns = lock(&self.holders).len();
+        while turns > 0 && self.excess() > 0 {
+            turns -= 1;
+            let Some((holder, count)) = self.next_holder() else {
+                return;
+            };
+            let floor = self.limit / (2 * count as u64);
+            let mut ring = lock(&holder);
+            ring.evict(self.excess(), floor, self);
+            if ring.entries.is_empty() {
+                ring.is_holder = false;
+            } else {
+                lock(&self.holders).push_back(Arc::clone(&holder));
+            }
+        }
+    }
+
+    /// The cache whose turn it is, and how many there are with it.
+    fn next_holder(&self) -> Option<(Arc<Mutex<Ring>>, usize)> {
+        let mut holders = lock(&self.holders);
+        let count = holders.len();
+        Some((holders.pop_front()?, count))
+    }
+}
+
+/// The newest entries of one region.
+#[derive(Debug)]
+pub struct EntryCache {
+    ring: Arc<Mutex<Ring>>,
+    budget: Arc<CacheBudget>,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    // Invariant: contiguous and ascending; reaches to the last entry of the log unless empty.
+    entries: VecDeque<Entry>,
+    // Invariant: the sum of `cost` over `entries`.
+    bytes: u64,
+    // Only entries up to this index may leave: the log store has them.
+    persisted: u64,
+    hits: u64,
+    misses: u64,
+    // Whether the budget has this ring among its holders.
+    is_holder: bool,
+}
+
+/// What an entry counts for.
+fn cost(entry: &Entry) -> u64 {
+    (size_of::<Entry>() + entry.data.len() + entry.context.len()) as u64
+}
+
+// A panic while the lock is held leaves no broken invariant that a reader could act on: every method
+// finishes its changes to the ring before anything that can panic, so the poison is passed over.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl Ring {
+    fn first_index(&self) -> Option<u64> {
+        self.entries.front().map(|e| e.index)
+    }
+
+    /// Removes the oldest persisted entries: at least `wanted` bytes, while more than `floor` remain.
+    fn evict(&mut self, wanted: u64, floor: u64, budget: &CacheBudget) {
+        let before = self.bytes;
+        while before - self.bytes < wanted && self.bytes > floor {
+            match self.entries.front() {
+                Some(entry) if entry.index <= self.persisted => self.bytes -= cost(entry),
+                _ => break,
+            }
+            self.entries.pop_front();
+        }
+        self.settle(before, budget);
+    }
+
+    /// Tells the budget what has changed since `before`, and gives back memory that is not needed.
+    fn settle(&mut self, before: u64, budget: &CacheBudget) {
+        if self.bytes >= before {
+            budget
+                .used
+                .fetch_add(self.bytes - before, Ordering::Relaxed);
+        } else {
+            budget
+                .used
+                .fetch_sub(before - self.bytes, Ordering::Relaxed);
+        }
+        if self.entries.capacity() > 4 * self.entries.len() + 16 {
+            self.entries.shrink_to(2 * self.entries.len());
+        }
+    }
+
+    fn cut_from(&mut self, index: u64) {
+        while self.entries.back().is_some_and(|e| e.index >= index) {
+            if let Some(entry) = self.entries.pop_back() {
+                self.bytes -= cost(&entry);
+            }
+        }
+        self.persisted = self.persisted.min(index.saturating_sub(1));
+    }
+}
+
+impl EntryCache {
+    /// An empty cache under `budget`.
+    pub fn new(budget: Arc<CacheBudget>) -> Self {
+        EntryCache {
+            ring: Arc::default(),
+            budget,
+        }
+    }
+
+    /// Adds the newest entries, contiguous and ascending. What they overwrite is cut first.
+    ///
+    /// # Panics
+    /// If they leave a hole behind what is cached: the caller has lost entries.
+    pub fn append(&self, entries: &[Entry]) {
+        let Some(first) = entries.first() else { return };
+        let mut ring = lock(&self.ring);
+        let before = ring.bytes;
+        ring.cut_from(first.index);
+        if let Some(last) = ring.entries.back() {
+            assert_eq!(
+                last.index + 1,
+                first.index,
+                "entry cache: a hole before the appended entries"
+            );
+        }
+        ring.bytes += entries.iter().map(cost).sum::<u64>();
+        ring.entries.extend(entries.iter().cloned());
+        ring.settle(before, &self.budget);
+        if !ring.is_holder {
+            ring.is_holder = true;
+            lock(&self.budget.holders).push_back(Arc::clone(&self.ring));
+        }
+        drop(ring);
+        if self.budget.excess() > 0 {
+            self.budget.shrink();
+        }
+    }
+
+    /// Says that the log store has every entry up to `index`, so that they may leave the cache.
+    pub fn set_persisted(&self, index: u64) {
+        lock(&self.ring).persisted = index;
+        if self.budget.excess() > 0 {
+            self.budget.shrink();
+        }
+    }
+
+    /// Drops the entries below `index` that are persisted: nobody is expected to ask for them.
+    pub fn compact_to(&self, index: u64) {
+        let mut ring = lock(&self.ring);
+        let before = ring.bytes;
+        while let Some(entry) = ring.entries.front() {
+            if entry.index >= index || entry.index > ring.persisted {
+                break;
+            }
+            ring.bytes -= cost(entry);
+            ring.entries.pop_front();
+        }
+        ring.settle(before, &self.budget);
+    }
+
+    /// Drops everything, persisted or not: the log was replaced.
+    pub fn clear(&self) {
+        let mut ring = lock(&self.ring);
+        let before = ring.bytes;
+        ring.entries.clear();
+        (ring.bytes, ring.persisted) = (0, 0);
+        ring.settle(before, &self.budget);
+    }
+
+    /// The lowest index that is cached.
+    pub fn first_index(&self) -> Option<u64> {
+        lock(&self.ring).first_index()
+    }
+
+    /// The entries of `[low, high)` if all of them are cached: as many as fit in `bytes_max` (sizes
+    /// as protobuf messages), at least one. Counts a hit or a miss.
+    pub fn entries(&self, low: u64, high: u64, bytes_max: u64) -> Option<Vec<Entry>> {
+        let mut ring = lock(&self.ring);
+        match ring.first_index() {
+            Some(first) if first <= low && low < high => {
+                ring.hits += 1;
+                self.budget.hits.fetch_add(1, Ordering::Relaxed);
+                Some(ring.copy(low - first, high - first, bytes_max))
+            }
+            _ => {
+                ring.misses += 1;
+                self.budget.misses.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+
+    /// What this region's cache has done and holds.
+    pub fn stats(&self) -> CacheStats {
+        let ring = lock(&self.ring);
+        CacheStats {
+            hits: ring.hits,
+            misses: ring.misses,
+            bytes: ring.bytes,
+        }
+    }
+}
+
+impl Ring {
+    /// Copies the entries at the offsets `[from, to)`, cut by size.
+    fn copy(&self, from: u64, to: u64, bytes_max: u64) -> Vec<Entry> {
+        let range = from as usize..(to as usize).min(self.entries.len());
+        if bytes_max == u64::MAX {
+            return self.entries.range(range).cloned().collect();
+        }
+        let mut copied: Vec<Entry> = Vec::new();
+        let mut bytes = 0;
+        for entry in self.entries.range(range) {
+            bytes += u64::from(entry.compute_size());
+            if bytes > bytes_max && !copied.is_empty() {
+                break;
+            }
+            copied.push(entry.clone());
+        }
+        copied
+    }
+}
+
+impl Drop for EntryCache {
+    fn drop(&mut self) {
+        self.clear();
+        let mut ring = lock(&self.ring);
+        if std::mem::take(&mut ring.is_holder) {
+            lock(&self.budget.holders).retain(|held| !Arc::ptr_eq(held, &self.ring));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(range: std::ops::Range<u64>, data: usize) -> Vec<Entry> {
+        range
+            .map(|index| {
+                let mut entry = Entry::default();
+                (entry.index, entry.term) = (index, 1);
+                entry.data = vec![index as u8; data].into();
+                entry
+            })
+            .collect()
+    }
+
+    fn indexes(entries: Option<Vec<Entry>>) -> Vec<u64> {
+        entries
+            .unwrap_or_default()
+            .iter()
+            .map(|e| e.index)
+            .collect()
+    }
+
+    #[test]
+    fn an_overlapping_append_cuts_first() {
+        let cache = EntryCache::new(CacheBudget::new(1 << 20));
+        cache.append(&entries(1..10, 8));
+        cache.append(&entries(4..6, 8));
+        assert_eq!(indexes(cache.entries(1, 6, u64::MAX)), [1, 2, 3, 4, 5]);
+        let expected: u64 = entries(1..6, 8).iter().map(cost).sum();
+        assert_eq!(cache.stats().bytes, expected);
+    }
+
+    #[test]
+    #[should_panic(expected = "a hole")]
+    fn a_hole_is_a_bug() {
+        let cache = EntryCache::new(CacheBudget::new(1 << 20));
+        cache.append(&entries(1..3, 8));
+        cache.append(&entries(4..5, 8));
+    }
+
+    #[test]
+    fn only_persisted_entries_leave() {
+        let cache = EntryCache::new(CacheBudget::new(1000));
+        cache.append(&entries(1..21, 100));
+        assert_eq!(cache.first_index(), Some(1), "nothing is persisted yet");
+        cache.set_persisted(10);
+        assert_eq!(cache.first_index(), Some(11));
+        cache.set_persisted(20);
+        assert!(cache.stats().bytes <= 1000);
+        cache.compact_to(u64::MAX);
+        assert_eq!((cache.first_index(), cache.stats().bytes), (None, 0));
+    }
+
+    #[test]
+    fn an_overwrite_takes_the_persisted_mark_back() {
+        let cache = EntryCache::new(CacheBudget::new(1 << 20));
+        cache.append(&entries(1..10, 8));
+        cache.set_persisted(9);
+        cache.append(&entries(5..7, 8));
+        cache.compact_to(100);
+        assert_eq!(cache.first_index(), Some(5));
+    }
+
+    #[test]
+    fn the_size_limit_keeps_at_least_one() {
+        let cache = EntryCache::new(CacheBudget::new(1 << 20));
+        cache.append(&entries(1..10, 100));
+        assert_eq!(indexes(cache.entries(3, 10, 0)), [3]);
+        assert_eq!(indexes(cache.entries(3, 10, 250)), [3, 4]);
+        assert_eq!(cache.entries(0, 3, u64::MAX), None, "0 is not cached");
+    }
+
+    #[test]
+    fn the_budget_holds_over_ten_thousand_regions() {
+        let limit = 8 << 20;
+        let budget = CacheBudget::new(limit);
+        let caches: Vec<_> = (0..10_000)
+            .map(|_| EntryCache::new(Arc::clone(&budget)))
+            .collect();
+        for round in 0..4 {
+            for (i, cache) in caches.iter().enumerate() {
+                let many = if i % 100 == 0 { 50 } else { 2 };
+                let first = cache.first_index().map_or(1, |_| round * 50 + 1);
+                cache.clear();
+                cache.append(&entries(first..first + many, 256));
+                cache.set_persisted(first + many);
+                let used = budget.stats().bytes;
+                assert!(used <= limit + limit / 10, "{used} of {limit}");
+            }
+        }
+        let sum: u64 = caches.iter().map(|c| c.stats().bytes).sum();
+        assert_eq!(sum, budget.stats().bytes, "the account is exact");
+        assert!(sum > limit / 2, "the budget is used, not emptied: {sum}");
+    }
+
+    #[test]
+    fn a_busy_region_cannot_starve_a_quiet_one() {
+        let budget = CacheBudget::new(100_000);
+        let (quiet, busy) = (
+            EntryCache::new(Arc::clone(&budget)),
+            EntryCache::new(Arc::clone(&budget)),
+        );
+        quiet.append(&entries(1..51, 100));
+        quiet.set_persisted(50);
+        for i in 0..100 {
+            busy.append(&entries(1 + i * 20..21 + i * 20, 500));
+            busy.set_persisted(20 + i * 20);
+        }
+        assert_eq!(
+            quiet.first_index(),
+            Some(1),
+            "below its floor, it keeps all"
+        );
+    }
+
+    #[test]
+    fn a_dropped_cache_gives_its_bytes_back() {
+        let budget = CacheBudget::new(1 << 20);
+        let cache = EntryCache::new(Arc::clone(&budget));
+        cache.append(&entries(1..10, 100));
+        drop(cache);
+        assert_eq!(budget.stats().bytes, 0);
+        assert!(lock(&budget.holders).is_empty());
+    }
+}

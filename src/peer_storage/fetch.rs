@@ -1,0 +1,210 @@
+//! Cold entries, read by a worker so that the raft thread does not wait for the disk.
+//! Uses: raft_log, error. Never does I/O on the caller's thread, except where it says so.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use raft::GetEntriesContext;
+use raft::eraftpb::Entry;
+
+use crate::error::{Error, Result};
+use crate::raft_log::RaftLogStorage;
+use crate::types::RegionId;
+
+/// A request for the entries of `[low, high)` of a region's log.
+#[derive(Debug)]
+pub struct FetchTask {
+    region: RegionId,
+    low: u64,
+    high: u64,
+    bytes_max: u64,
+    generation: u64,
+    reply: Sender<Fetched>,
+}
+
+/// What the worker read.
+#[derive(Debug)]
+struct Fetched {
+    low: u64,
+    generation: u64,
+    result: Result<Vec<Entry>>,
+}
+
+impl FetchTask {
+    /// Reads the entries and answers. Runs on the worker.
+    pub fn run(self, log: &dyn RaftLogStorage) {
+        let result = log.read_entries(self.region, self.low..self.high, self.bytes_max);
+        // The region may be gone by now; then nobody waits for the answer.
+        let _ = self.reply.send(Fetched {
+            low: self.low,
+            generation: self.generation,
+            result,
+        });
+    }
+}
+
+/// How one fetch, named by its lowest index, stands.
+#[derive(Debug)]
+enum Fetch {
+    /// The worker has it; these asked for it.
+    InFlight { contexts: Vec<GetEntriesContext> },
+    /// Read, and kept until it was asked for as often as there were contexts.
+    Ready {
+        result: Result<Vec<Entry>>,
+        askers: usize,
+    },
+}
+
+/// What a region answers to raft's question for cold entries.
+#[derive(Debug)]
+pub(crate) enum FetchAnswer {
+    /// They were read; not empty and from the index asked for.
+    Entries(Vec<Entry>),
+    /// They are being read.
+    Later,
+    /// Reading them failed on the worker.
+    Failed(Error),
+    /// The worker did not help three times in a row: read them here.
+    ReadHere,
+}
+
+/// How often an answer may turn out useless before the entries are read on the spot (TiKV's limit).
+const MISSES_MAX: u32 = 3;
+
+/// The fetches of one region.
+#[derive(Debug)]
+pub(crate) struct Fetches {
+    by_low: BTreeMap<u64, Fetch>,
+    // How often in a row a fetch from this index had an answer that could not be used.
+    misses: BTreeMap<u64, u32>,
+    // Grows when the log or the term changes: what was asked for before is of no use then.
+    generation: u64,
+    sender: Sender<Fetched>,
+    receiver: Receiver<Fetched>,
+}
+
+impl Default for Fetches {
+    fn default() -> Self {
+        let (sender, receiver) = crossbeam_channel::unbounded();
+        Fetches {
+            by_low: BTreeMap::new(),
+            misses: BTreeMap::new(),
+            generation: 0,
+            sender,
+            receiver,
+        }
+    }
+}
+
+/// What raft asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub region: RegionId,
+    pub low: u64,
+    pub high: u64,
+    pub bytes_max: u64,
+}
+
+impl Fetches {
+    /// Answers from what was fetched, or starts a fetch.
+    pub fn ask(
+        &mut self,
+        wanted: Wanted,
+        context: GetEntriesContext,
+        worker: &Sender<FetchTask>,
+    ) -> FetchAnswer {
+        match self.by_low.get_mut(&wanted.low) {
+            Some(Fetch::InFlight { contexts }) => {
+                contexts.push(context);
+                return FetchAnswer::Later;
+            }
+            Some(Fetch::Ready { .. }) => match self.take_ready(wanted) {
+                Some(Ok(entries)) => {
+                    self.misses.remove(&wanted.low);
+                    return FetchAnswer::Entries(entries);
+                }
+                Some(Err(error)) => return FetchAnswer::Failed(error),
+                None => *self.misses.entry(wanted.low).or_default() += 1,
+            },
+            None => {}
+        }
+        if self
+            .misses
+            .get(&wanted.low)
+            .is_some_and(|n| *n >= MISSES_MAX)
+        {
+            self.misses.remove(&wanted.low);
+            return FetchAnswer::ReadHere;
+        }
+        let task = FetchTask {
+            region: wanted.region,
+            low: wanted.low,
+            high: wanted.high,
+            bytes_max: wanted.bytes_max,
+            generation: self.generation,
+            reply: self.sender.clone(),
+        };
+        if worker.send(task).is_err() {
+            return FetchAnswer::ReadHere;
+        }
+        let contexts = vec![context];
+        self.by_low.insert(wanted.low, Fetch::InFlight { contexts });
+        FetchAnswer::Later
+    }
+
+    /// Uses up one asking of a result. None if it is no use for what is wanted now.
+    fn take_ready(&mut self, wanted: Wanted) -> Option<Result<Vec<Entry>>> {
+        let Some(Fetch::Ready { result, askers }) = self.by_low.remove(&wanted.low) else {
+            return None;
+        };
+        let entries = match result {
+            Ok(entries) => entries,
+            Err(error) => return Some(Err(error)),
+        };
+        let mut wanted_entries: Vec<Entry> = (entries.iter())
+            .filter(|e| e.index < wanted.high)
+            .cloned()
+            .collect();
+        raft::util::limit_size(&mut wanted_entries, Some(wanted.bytes_max));
+        if askers > 1 {
+            let (result, askers) = (Ok(entries), askers - 1);
+            self.by_low
+                .insert(wanted.low, Fetch::Ready { result, askers });
+        }
+        (!wanted_entries.is_empty()).then_some(Ok(wanted_entries))
+    }
+
+    /// Takes in what the worker has read so far; with a limit, waits that long for the first answer.
+    /// Returns the contexts that raft now wants back.
+    pub fn collect(&mut self, wait: Option<Duration>) -> Vec<GetEntriesContext> {
+        let mut called_back = Vec::new();
+        let first = wait.and_then(|limit| self.receiver.recv_timeout(limit).ok());
+        for fetched in first.into_iter().chain(self.receiver.try_iter()) {
+            let Some(Fetch::InFlight { contexts }) = self.by_low.remove(&fetched.low) else {
+                continue;
+            };
+            if fetched.generation == self.generation {
+                let (result, askers) = (fetched.result, contexts.len());
+                self.by_low
+                    .insert(fetched.low, Fetch::Ready { result, askers });
+            }
+            called_back.extend(contexts);
+        }
+        called_back
+    }
+
+    /// Whether an answer of the worker is still expected.
+    pub fn in_flight(&self) -> bool {
+        (self.by_low.values()).any(|fetch| matches!(fetch, Fetch::InFlight { .. }))
+    }
+
+    /// Drops every result: the log or the term changed under it. What is in flight calls raft back
+    /// when it arrives, but its entries are not used.
+    pub fn drop_results(&mut self) {
+        self.generation += 1;
+        self.by_low
+            .retain(|_, fetch| matches!(fetch, Fetch::InFlight { .. }));
+        self.misses.clear();
+    }
+}

@@ -1,0 +1,263 @@
+//! One region's raft storage: what raft-rs asks of `Storage`, and the writes that keep it true.
+//! Uses: the seams and the entry cache. No threads and no files of its own.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `open` | creates, opens and destroys a region; `recovery` holds the rules that an open checks |
+//! | `read` | `raft::Storage` |
+//! | `write` | entries, hard state, compaction |
+//! | `apply` | the data, the applied index and the configuration |
+//! | `snapshot` | the snapshot to send: its state, its worker's task |
+//! | `install` | the snapshot that came: replaces log, data and configuration |
+//! | `fetch` | cold entries, read by a worker |
+//! | `gc` | the policy of log compaction |
+
+mod apply;
+mod engines;
+mod fetch;
+mod gc;
+mod install;
+mod open;
+mod read;
+mod recovery;
+mod snapshot;
+mod snapshot_content;
+mod snapshot_data;
+mod term_runs;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::sync::Arc;
+
+use raft::eraftpb::{ConfState, HardState};
+
+pub use engines::{Engines, OpenRegions, Ownership, StorageOptions, TaskSenders};
+pub use fetch::FetchTask;
+pub use gc::{GcInput, GcPolicy};
+pub use snapshot::{SNAPSHOT_TRANSITIONS, SnapshotState, SnapshotTask};
+pub use snapshot_data::{RaftSnapshotData, SNAPSHOT_DATA_VERSION};
+pub use write::Staged;
+
+use crate::app_store::Keyspace;
+use crate::entry_cache::{CacheStats, EntryCache};
+use crate::error::{Error, Result};
+use crate::proto::{PeerState, RaftApplyState, RaftLocalState, Region, RegionLocalState};
+use crate::types::{LogPosition, PeerId, RegionId};
+use fetch::Fetches;
+use snapshot::Slot;
+use term_runs::TermRuns;
+
+/// The durable storage of one region under one `RawNode`, which owns it.
+///
+/// Reads answer from memory where they can: the states, the newest entries, the terms as runs. Writes
+/// return after what they wrote is durable, in one batch, and a refused write has changed nothing,
+/// neither in memory nor on disk. A failed write or fsync poisons the store below: open it again.
+///
+/// It is [`Send`], not `Sync`: raft-rs drives a region from one thread at a time.
+pub struct PeerStorage {
+    engines: Arc<Engines>,
+    // Invariant: region_state.region.id names this region; its state is Normal, or Applying between
+    // the steps of an install.
+    region_state: RegionLocalState,
+    // Invariant: last_index is the index of the last entry, or the truncated index.
+    raft_state: RaftLocalState,
+    // Invariant: truncated index <= applied index <= last index; commit_index <= persisted.
+    apply_state: RaftApplyState,
+    // Invariant: every entry up to here is durable; persisted <= last index.
+    persisted: u64,
+    // Invariant: covers the truncated and the last position.
+    terms: RefCell<TermRuns>,
+    cache: EntryCache,
+    // No entry below this index is in the log store. Invariant: log_start <= first_index.
+    log_start: u64,
+    // About how many bytes the log takes; unknown after an open until somebody asks.
+    log_bytes: Cell<Option<u64>>,
+    // How many `Staged` wait for their `persisted`.
+    staged: usize,
+    slot: RefCell<Slot>,
+    // Most regions never fetch: nothing is allocated for them.
+    fetches: RefCell<Option<Box<Fetches>>>,
+    // Declared last, so that it is let go of last.
+    _ownership: Ownership,
+}
+
+impl PeerStorage {
+    /// The id of the region.
+    pub fn region_id(&self) -> RegionId {
+        self.region_state.region.region_id()
+    }
+
+    /// The id of this node's peer: raft's node id.
+    pub fn peer_id(&self) -> PeerId {
+        self.region_state.peer_id
+    }
+
+    /// The range, epoch and peers of the region.
+    pub fn region(&self) -> &Region {
+        &self.region_state.region
+    }
+
+    /// The region with its state and configuration, as it is stored.
+    pub fn region_state(&self) -> &RegionLocalState {
+        &self.region_state
+    }
+
+    /// Hard state and last index, with what is staged.
+    pub fn raft_state(&self) -> &RaftLocalState {
+        &self.raft_state
+    }
+
+    /// Term, vote and commit, with what is staged.
+    pub fn hard_state(&self) -> &HardState {
+        &self.raft_state.hard_state
+    }
+
+    /// The configuration.
+    pub fn conf_state(&self) -> &ConfState {
+        &self.region_state.conf_state
+    }
+
+    /// Applied and truncated position.
+    pub fn apply_state(&self) -> &RaftApplyState {
+        &self.apply_state
+    }
+
+    /// The state machine contains every entry up to this index, inclusive.
+    pub fn applied_index(&self) -> u64 {
+        self.apply_state.applied_index
+    }
+
+    /// The index of the last entry that was dropped from the front; first_index is one more.
+    pub fn truncated_index(&self) -> u64 {
+        self.apply_state.truncated_state.index
+    }
+
+    /// The term of that entry.
+    pub fn truncated_term(&self) -> u64 {
+        self.apply_state.truncated_state.term
+    }
+
+    /// The first index of the log, whether or not there is an entry yet.
+    pub fn first_index(&self) -> u64 {
+        self.truncated_index() + 1
+    }
+
+    /// The last index of the log, or the truncated index if it is empty.
+    pub fn last_index(&self) -> u64 {
+        self.raft_state.last_index
+    }
+
+    /// Every entry up to this index is durable.
+    pub fn persisted_index(&self) -> u64 {
+        self.persisted
+    }
+
+    /// The hits, misses and bytes of the region's entry cache.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.cache.stats()
+    }
+
+    /// Drops cached entries below `index`: every follower worth waiting for has them.
+    pub fn compact_cache(&self, index: u64) {
+        self.cache.compact_to(index);
+    }
+
+    /// The value of `key` in the application's data, as of the last applied entry.
+    ///
+    /// # Errors
+    /// Those of the data store.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.engines.app.get(Keyspace::Data, key)
+    }
+
+    /// What the regions of the node share.
+    pub fn engines(&self) -> &Arc<Engines> {
+        &self.engines
+    }
+
+    /// A `raft::Config` to start the `RawNode` with: the id of the peer and the durable applied index.
+    /// Starting with another applied index would apply entries twice or never.
+    pub fn raft_config(&self) -> raft::Config {
+        raft::Config {
+            id: self.peer_id().0,
+            applied: self.applied_index(),
+            election_tick: 10,
+            heartbeat_tick: 2,
+            max_size_per_msg: 1 << 20,
+            max_inflight_msgs: 256,
+            check_quorum: true,
+            pre_vote: true,
+            ..Default::default()
+        }
+    }
+
+    /// The last index and its term.
+    pub fn last_position(&self) -> LogPosition {
+        let index = self.last_index();
+        let term = self.terms.borrow().term(index);
+        LogPosition::new(term.unwrap_or(self.truncated_term()), index)
+    }
+
+    /// About how many bytes the log takes.
+    fn log_bytes(&self) -> Result<u64> {
+        if let Some(bytes) = self.log_bytes.get() {
+            return Ok(bytes);
+        }
+        let range = self.first_index()..self.last_index() + 1;
+        let bytes = (self.engines.log).approximate_bytes(self.region_id(), range)?;
+        self.log_bytes.set(Some(bytes));
+        Ok(bytes)
+    }
+
+    /// Refuses writes while a snapshot is half installed: the region has to be opened again, which
+    /// finishes it.
+    fn check_writable(&self, what: &'static str) -> Result<()> {
+        if self.region_state.state == PeerState::Applying {
+            return Err(Error::invalid(
+                self.region_id(),
+                what,
+                "state Applying: a snapshot is not fully installed",
+                "state Normal; finish the install, or open the region again",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The log was replaced or its tail was cut at `index`: nothing remembered from there on holds.
+    fn forget_from(&mut self, index: u64) {
+        self.terms.get_mut().cut_from(index);
+        if let Some(fetches) = self.fetches.get_mut() {
+            fetches.drop_results();
+        }
+    }
+
+    fn assert_invariants(&self) {
+        let apply = &self.apply_state;
+        assert!(apply.truncated_state.index <= apply.applied_index);
+        assert!(apply.applied_index <= self.raft_state.last_index);
+        assert!(self.persisted <= self.raft_state.last_index);
+        assert!(apply.commit_index <= self.persisted);
+        assert!(self.log_start <= self.first_index());
+    }
+}
+
+/// The indexes `[low, high)`, for an error.
+fn shown(range: &Range<u64>) -> String {
+    format!("[{}, {})", range.start, range.end)
+}
+
+impl std::fmt::Debug for PeerStorage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PeerStorage")
+            .field("region", &self.region_id())
+            .field("peer", &self.peer_id())
+            .field("first_index", &self.first_index())
+            .field("last", &self.last_position())
+            .field("applied", &self.applied_index())
+            .field("snapshot", &self.snapshot_state().name())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,345 @@
+//! Entries and hard state: planned, written, and only then true in memory. Uses: raft_log, app_store.
+
+use raft::Ready;
+use raft::eraftpb::{Entry, HardState};
+
+use super::PeerStorage;
+use super::install::Install;
+use crate::app_store::{AppBatch, Keyspace};
+use crate::error::{Error, Result};
+use crate::keys::region_key;
+use crate::proto::RaftLocalState;
+use crate::raft_log::LogBatch;
+use crate::types::{Durability, LogPosition};
+
+/// A Ready whose writes are in a batch that somebody else makes durable. Hand it back to
+/// [`PeerStorage::persisted`] when they are. Dropping it says that they never will be: the region
+/// keeps answering reads, but nothing of it counts as durable, and it must be opened again.
+#[must_use = "nothing counts as durable until it is handed to `persisted`"]
+#[derive(Debug)]
+pub struct Staged {
+    last: LogPosition,
+    install: Option<Install>,
+}
+
+/// What a write of entries and hard state does: decided before anything is changed.
+struct Plan {
+    entries: Vec<Entry>,
+    hard_state: HardState,
+    must_sync: bool,
+}
+
+impl PeerStorage {
+    /// Makes everything of a Ready durable that raft wants durable: entries, hard state, snapshot, in
+    /// one batch with one fsync, or none if only the commit moved ([`Ready::must_sync`]). A snapshot is
+    /// also restored, which takes as long as its data needs. Takes the entries out of `ready`; then
+    /// send its persisted messages and hand it to `RawNode::advance_append`.
+    ///
+    /// ```
+    /// # use peerstore::{CompositeStorage, Config, Region};
+    /// # let dir = tempfile::tempdir()?;
+    /// let node = CompositeStorage::open(dir.path(), Config::default())?;
+    /// let storage = node.create_region(&Region::single(1, 1))?;
+    /// let config = storage.raft_config();
+    /// let mut raft = raft::RawNode::new(&config, storage, &peerstore::raft_logger())?;
+    /// raft.campaign()?;
+    /// let mut ready = raft.ready();
+    /// raft.mut_store().persist(&mut ready)?;
+    /// raft.advance(ready);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`PeerStorage::append`] and [`PeerStorage::install_snapshot`]. Nothing has changed then.
+    pub fn persist(&mut self, ready: &mut Ready) -> Result<()> {
+        let mut batch = LogBatch::default();
+        if !ready.snapshot().is_empty() {
+            let staged = self.stage(ready, &mut batch)?;
+            self.write_log(&batch)?;
+            return self.persisted(staged);
+        }
+        let Some(plan) = self.plan_ready(ready)? else {
+            return Ok(());
+        };
+        self.add_to_batch(&plan, &mut batch);
+        self.write_log(&batch)?;
+        self.accept(plan);
+        self.set_persisted(self.last_index());
+        Ok(())
+    }
+
+    /// The same, pipelined: puts the writes of a Ready into `batch`, which may carry many regions, and
+    /// makes them readable at once, so that `RawNode::advance_append_async` may follow. Write the batch
+    /// (with [`LogBatch::durability`] or more), then call [`PeerStorage::persisted`]; several may be
+    /// staged, and they must be written in their order. With a snapshot, the Applying state is made
+    /// durable here, before the log is touched.
+    ///
+    /// # Errors
+    /// As [`PeerStorage::persist`]; then `batch` has not changed either.
+    pub fn stage(&mut self, ready: &mut Ready, batch: &mut LogBatch) -> Result<Staged> {
+        let install = if ready.snapshot().is_empty() {
+            if let Some(plan) = self.plan_ready(ready)? {
+                self.add_to_batch(&plan, batch);
+                self.accept(plan);
+            }
+            None
+        } else {
+            let snapshot = ready.snapshot().clone();
+            let hard_state = ready.hs().cloned();
+            let entries = ready.take_entries();
+            Some(self.begin_install(&snapshot, hard_state, entries, batch)?)
+        };
+        self.staged += 1;
+        Ok(Staged {
+            last: self.last_position(),
+            install,
+        })
+    }
+
+    /// Says that the batch of `staged` is durable. A snapshot in it is restored now.
+    ///
+    /// # Errors
+    /// Those of restoring a snapshot; the region has to be opened again then, which goes on with it.
+    pub fn persisted(&mut self, staged: Staged) -> Result<()> {
+        assert!(self.staged > 0, "persisted: nothing is staged");
+        self.staged -= 1;
+        // What was overwritten by a later Ready is not in the log any more; that one will tell.
+        let LogPosition { term, index } = staged.last;
+        if index > self.persisted && self.terms.borrow().term(index) == Some(term) {
+            self.set_persisted(index);
+        }
+        match staged.install {
+            Some(install) => self.finish_install(install),
+            None => Ok(()),
+        }
+    }
+
+    /// Appends entries as `MemStorage::append` does: contiguous, replacing whatever follows the first
+    /// of them. Durable on return. None does nothing.
+    ///
+    /// # Errors
+    /// `Compacted` if the first lies below first_index, `Unavailable` if it leaves a gap,
+    /// `InvalidArgument` if they are not contiguous or would replace an applied entry.
+    pub fn append(&mut self, entries: &[Entry]) -> Result<()> {
+        let plan = Plan {
+            entries: entries.to_vec(),
+            hard_state: self.hard_state().clone(),
+            must_sync: true,
+        };
+        if plan.entries.is_empty() {
+            return Ok(());
+        }
+        self.write_plan(plan)
+    }
+
+    /// Sets term, vote and commit. Durable on return, except that a mere move of the commit may be
+    /// lost with the machine: raft finds it again. The commit may run ahead of the log; that is checked
+    /// when the region is opened.
+    ///
+    /// # Errors
+    /// Those of the log store.
+    pub fn set_hard_state(&mut self, hard_state: &HardState) -> Result<()> {
+        let old = self.hard_state();
+        let must_sync = hard_state.term != old.term || hard_state.vote != old.vote;
+        self.write_plan(Plan {
+            entries: Vec::new(),
+            hard_state: hard_state.clone(),
+            must_sync,
+        })
+    }
+
+    /// Drops the entries below `first_index`; the term of the last one dropped stays known. Compacting
+    /// at or below the present first index does nothing. As with `MemStorage`, the caller answers for
+    /// it that the state machine has what is dropped: applied and commit move along if they were
+    /// behind.
+    ///
+    /// # Errors
+    /// `Unavailable` if `first_index` is beyond `last_index + 1`, or not all of it is durable yet.
+    pub fn compact(&mut self, first_index: u64) -> Result<()> {
+        self.check_writable("compact")?;
+        if first_index <= self.first_index() {
+            return Ok(());
+        }
+        let region = self.region_id();
+        let dropped = first_index - 1;
+        if dropped > self.persisted {
+            return Err(Error::Unavailable {
+                region,
+                index: dropped,
+                last_index: self.persisted,
+            });
+        }
+        let truncated = LogPosition::new(self.term_of(dropped)?, dropped);
+        let mut apply_state = self.apply_state.clone();
+        apply_state.truncated_state = truncated.into();
+        if apply_state.applied_index < dropped {
+            apply_state.applied_index = dropped;
+        }
+        if apply_state.commit_index < dropped {
+            (apply_state.commit_index, apply_state.commit_term) = (dropped, truncated.term);
+        }
+        // The truncated state is durable before an entry goes: the other way round, a crash between
+        // the two would leave a log without its beginning.
+        let mut batch = AppBatch::default();
+        let state = prost::Message::encode_to_vec(&apply_state);
+        batch.put(Keyspace::ApplyState, region_key(region), state);
+        (self.engines.app).write(&batch, self.engines.options.durability)?;
+
+        let before = self.last_index() + 1 - self.first_index();
+        if let Some(bytes) = self.log_bytes.get() {
+            let kept = self.last_index() - dropped;
+            let kept = u128::from(bytes) * u128::from(kept) / u128::from(before.max(1));
+            self.log_bytes.set(Some(kept as u64));
+        }
+        self.apply_state = apply_state;
+        self.terms.get_mut().compact_to(dropped);
+        self.terms.get_mut().learn(truncated);
+        self.cache.compact_to(first_index);
+        self.recheck_snapshot();
+        self.assert_invariants();
+
+        let mut batch = LogBatch::default();
+        batch.remove(region, self.log_start..first_index);
+        self.engines.log.write(&batch, Durability::Buffered)?;
+        self.log_start = first_index;
+        Ok(())
+    }
+
+    /// What a Ready without a snapshot writes, if anything.
+    fn plan_ready(&self, ready: &mut Ready) -> Result<Option<Plan>> {
+        if ready.entries().is_empty() && ready.hs().is_none() {
+            return Ok(None);
+        }
+        self.check_append(ready.entries())?;
+        Ok(Some(Plan {
+            hard_state: ready.hs().unwrap_or(self.hard_state()).clone(),
+            must_sync: ready.must_sync(),
+            entries: ready.take_entries(),
+        }))
+    }
+
+    fn write_plan(&mut self, plan: Plan) -> Result<()> {
+        self.check_append(&plan.entries)?;
+        let mut batch = LogBatch::default();
+        self.add_to_batch(&plan, &mut batch);
+        self.write_log(&batch)?;
+        let has_entries = !plan.entries.is_empty();
+        self.accept(plan);
+        if has_entries {
+            self.set_persisted(self.last_index());
+        }
+        Ok(())
+    }
+
+    /// Whether `entries` can follow or replace the end of the log.
+    fn check_append(&self, entries: &[Entry]) -> Result<()> {
+        self.check_writable("append")?;
+        let Some(first) = entries.first() else {
+            return Ok(());
+        };
+        check_contiguous(self, entries)?;
+        let (region, index) = (self.region_id(), first.index);
+        let (first_index, last_index) = (self.first_index(), self.last_index());
+        if index < first_index {
+            return Err(Error::Compacted {
+                region,
+                index,
+                first_index,
+            });
+        }
+        if index > last_index + 1 {
+            return Err(Error::Unavailable {
+                region,
+                index,
+                last_index,
+            });
+        }
+        if index <= self.applied_index() {
+            let got = format!("index {index}, which was applied");
+            let expected = format!("an index above applied {}", self.applied_index());
+            return Err(Error::invalid(region, "append", got, expected));
+        }
+        Ok(())
+    }
+
+    /// One region's part of a batch: the old tail goes, the entries and the state that covers them
+    /// come, together.
+    fn add_to_batch(&self, plan: &Plan, batch: &mut LogBatch) {
+        let region = self.region_id();
+        let mut last_index = self.last_index();
+        if let Some(last) = plan.entries.last() {
+            batch.append(region, plan.entries.clone());
+            batch.remove(region, last.index + 1..last_index + 1);
+            last_index = last.index;
+        }
+        let hard_state = plan.hard_state.clone();
+        batch.state(
+            region,
+            RaftLocalState {
+                hard_state,
+                last_index,
+            },
+        );
+        if plan.must_sync {
+            batch.require_sync();
+        }
+    }
+
+    pub(super) fn write_log(&self, batch: &LogBatch) -> Result<()> {
+        let durability = match self.engines.options.durability {
+            Durability::Synced => batch.durability(),
+            Durability::Buffered => Durability::Buffered,
+        };
+        self.engines.log.write(batch, durability)
+    }
+
+    /// Makes a plan true in memory.
+    fn accept(&mut self, plan: Plan) {
+        if plan.hard_state.term != self.hard_state().term {
+            self.drop_fetched();
+        }
+        self.raft_state.hard_state = plan.hard_state;
+        self.accept_entries(&plan.entries);
+        self.assert_invariants();
+    }
+
+    pub(super) fn accept_entries(&mut self, entries: &[Entry]) {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return;
+        };
+        if first.index <= self.last_index() {
+            self.forget_from(first.index);
+            self.persisted = self.persisted.min(first.index - 1);
+        }
+        let terms = self.terms.get_mut();
+        for entry in entries {
+            terms.push(LogPosition::new(entry.term, entry.index));
+        }
+        self.cache.append(entries);
+        self.raft_state.last_index = last.index;
+        if let Some(bytes) = self.log_bytes.get() {
+            let added: usize = entries
+                .iter()
+                .map(|e| e.data.len() + e.context.len() + 32)
+                .sum();
+            self.log_bytes.set(Some(bytes + added as u64));
+        }
+    }
+
+    fn set_persisted(&mut self, index: u64) {
+        self.persisted = index;
+        self.cache.set_persisted(index);
+    }
+}
+
+/// Whether each index is one more than the one before.
+fn check_contiguous(storage: &PeerStorage, entries: &[Entry]) -> Result<()> {
+    for pair in entries.windows(2) {
+        if pair[0].index + 1 != pair[1].index {
+            let got = format!("index {} behind {}", pair[1].index, pair[0].index);
+            let expected = "contiguous indexes";
+            return Err(Error::invalid(storage.region_id(), "append", got, expected));
+        }
+    }
+    Ok(())
+}
