@@ -14,7 +14,7 @@ use super::snapshot::SnapshotTask;
 use crate::app_store::ApplicationDataStorage;
 use crate::entry_cache::CacheBudget;
 use crate::error::{Error, Result};
-use crate::raft_log::RaftLogStorage;
+use crate::raft_log::{LogBatch, RaftLogStorage};
 use crate::snapshot_store::RaftSnapshotStorage;
 use crate::types::{Durability, RegionId};
 
@@ -72,6 +72,20 @@ pub struct Engines {
     pub open_regions: Arc<OpenRegions>,
     /// Dropped last: the lock of the directory, where there is one.
     pub lock: Option<Box<dyn Any + Send + Sync>>,
+}
+
+impl Engines {
+    /// Writes to the log with the durability that the batch needs and the options allow.
+    ///
+    /// # Errors
+    /// Those of the log store.
+    pub fn write_log(&self, batch: &LogBatch) -> Result<()> {
+        let durability = match self.options.durability {
+            Durability::Synced => batch.durability(),
+            Durability::Buffered => Durability::Buffered,
+        };
+        self.log.write(batch, durability)
+    }
 }
 
 /// Sees to it that each region has one owner: two would vote twice.

@@ -58,7 +58,7 @@ impl PeerStorage {
     pub fn install_snapshot(&mut self, snapshot: Snapshot) -> Result<()> {
         let mut batch = LogBatch::default();
         let install = self.begin_install(&snapshot, None, Vec::new(), &mut batch)?;
-        self.write_log(&batch)?;
+        self.engines.write_log(&batch)?;
         self.set_installed_persisted();
         self.finish_install(install)
     }

@@ -39,6 +39,7 @@ pub use fetch::FetchTask;
 pub use gc::{GcInput, GcPolicy};
 pub use snapshot::{SNAPSHOT_TRANSITIONS, SnapshotState, SnapshotTask};
 pub use snapshot_data::{RaftSnapshotData, SNAPSHOT_DATA_VERSION};
+pub use open::regions;
 pub use write::Staged;
 
 use crate::app_store::Keyspace;

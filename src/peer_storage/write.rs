@@ -55,14 +55,14 @@ impl PeerStorage {
         let mut batch = LogBatch::default();
         if !ready.snapshot().is_empty() {
             let staged = self.stage(ready, &mut batch)?;
-            self.write_log(&batch)?;
+            self.engines.write_log(&batch)?;
             return self.persisted(staged);
         }
         let Some(plan) = self.plan_ready(ready)? else {
             return Ok(());
         };
         self.add_to_batch(&plan, &mut batch);
-        self.write_log(&batch)?;
+        self.engines.write_log(&batch)?;
         self.accept(plan);
         self.set_persisted(self.last_index());
         Ok(())
@@ -222,7 +222,7 @@ impl PeerStorage {
         self.check_append(&plan.entries)?;
         let mut batch = LogBatch::default();
         self.add_to_batch(&plan, &mut batch);
-        self.write_log(&batch)?;
+        self.engines.write_log(&batch)?;
         let has_entries = !plan.entries.is_empty();
         self.accept(plan);
         if has_entries {
@@ -283,14 +283,6 @@ impl PeerStorage {
         if plan.must_sync {
             batch.require_sync();
         }
-    }
-
-    pub(super) fn write_log(&self, batch: &LogBatch) -> Result<()> {
-        let durability = match self.engines.options.durability {
-            Durability::Synced => batch.durability(),
-            Durability::Buffered => Durability::Buffered,
-        };
-        self.engines.log.write(batch, durability)
     }
 
     /// Makes a plan true in memory.

@@ -1,0 +1,339 @@
+//! The three storages of one node, opened from a config: log, data and snapshots, with the workers.
+//! Uses: everything below.
+
+use std::any::Any;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message as _;
+
+use crate::app_store::{AppBatch, AppStats, ApplicationDataStorage, Keyspace};
+use crate::config::{AppBackend, Compression, Config, LogBackend, SnapshotBackend};
+use crate::entry_cache::{CacheBudget, CacheStats};
+use crate::error::{Error, Result};
+use crate::fs::{DiskFs, FileSystem};
+use crate::keys::STORE_IDENT_KEY;
+use crate::memory::{MemoryData, MemoryLog, MemorySnapshots};
+use crate::node_dir::{Contents, NodeDir};
+use crate::peer_storage::{Engines, OpenRegions, PeerStorage, StorageOptions, regions};
+use crate::proto::{Region, RegionLocalState, StoreIdent};
+use crate::raft_log::{LogStats, RaftLogStorage};
+use crate::snapshot_dir::{self, SnapshotDir, SnapshotOptions};
+use crate::snapshot_store::RaftSnapshotStorage;
+use crate::types::{Durability, PeerId, RegionId};
+use crate::workers::Workers;
+
+/// The directories of the parts.
+const RAFT: &str = "raft";
+const KV: &str = "kv";
+const SNAPSHOTS: &str = "snapshots";
+
+/// One node's storage: any number of regions over one log, one data store and one snapshot store.
+///
+/// The regions keep it open: it closes when it and every [`PeerStorage`] of it are dropped, which also
+/// ends its two worker threads and lets go of its lock.
+///
+/// ```
+/// use peerstore::{CompositeStorage, Config, Region};
+/// let dir = tempfile::tempdir()?;
+/// let node = CompositeStorage::open(dir.path(), Config::default())?;
+/// let storage = node.create_region(&Region::single(1, 1))?;
+/// assert_eq!((storage.first_index(), storage.last_index()), (6, 5));
+/// drop(storage);
+/// let storage = node.open_region(1)?;
+/// assert_eq!(storage.applied_index(), 5);
+/// # Ok::<(), peerstore::Error>(())
+/// ```
+pub struct CompositeStorage {
+    engines: Arc<Engines>,
+    store_id: u64,
+}
+
+/// The storages of a node that is put together by hand, from any backends.
+pub struct Parts {
+    /// The log.
+    pub log: Arc<dyn RaftLogStorage>,
+    /// The data.
+    pub app: Arc<dyn ApplicationDataStorage>,
+    /// The snapshots.
+    pub snapshots: Arc<dyn RaftSnapshotStorage>,
+}
+
+impl CompositeStorage {
+    /// Opens the node in `dir`, creating it if the config says so. The directory and everything in it
+    /// is durable on return.
+    ///
+    /// # Errors
+    /// `Config`; `StoreNotFound`, `ForeignDirectory`, `IncompleteStore`, `ForeignStore`,
+    /// `UnsupportedVersion`: nothing was touched then; `Locked`; those of the stores.
+    pub fn open(dir: impl AsRef<Path>, config: Config) -> Result<Self> {
+        config.validate()?;
+        let contents = contents(&config);
+        if contents.parts.is_empty() {
+            let (log, app) = (Arc::new(MemoryLog::default()), Arc::new(MemoryData::default()));
+            let snapshots = Arc::new(MemorySnapshots::default());
+            let parts = Parts {
+                log,
+                app,
+                snapshots,
+            };
+            return Self::start(parts, &config, None);
+        }
+        let (fs, dir) = (Arc::new(DiskFs), dir.as_ref());
+        let node_dir = NodeDir::open(&*fs, dir, config.create_if_missing, &contents)?;
+        let parts = open_parts(fs.clone(), dir, &config)?;
+        check_ident(dir, &config, &*parts.app)?;
+        let lock = node_dir.finish(&*fs, &contents)?;
+        Self::start(parts, &config, Some(Box::new(lock)))
+    }
+
+    /// Puts a node together from stores that are open already, your own among them. Of `config`, what
+    /// opens stores is not used.
+    ///
+    /// # Errors
+    /// `Config`; `Io` if the system gives no thread.
+    pub fn from_parts(parts: Parts, config: &Config) -> Result<Self> {
+        config.validate()?;
+        Self::start(parts, config, None)
+    }
+
+    fn start(
+        parts: Parts,
+        config: &Config,
+        lock: Option<Box<dyn Any + Send + Sync>>,
+    ) -> Result<Self> {
+        let Parts {
+            log,
+            app,
+            snapshots,
+        } = parts;
+        let (tasks, workers) = Workers::start(&log, &snapshots)?;
+        let engines = Engines {
+            tasks,
+            workers: Box::new(workers),
+            log,
+            app,
+            snapshots,
+            cache: CacheBudget::new(config.entry_cache_bytes),
+            options: StorageOptions {
+                durability: config.durability,
+                inline_bytes_max: config.snapshot.inline_bytes_max,
+                retry_backoff: Duration::from_millis(config.snapshot.retry_backoff_ms),
+                gc: config.gc,
+            },
+            open_regions: Arc::new(OpenRegions::default()),
+            lock,
+        };
+        Ok(CompositeStorage {
+            engines: Arc::new(engines),
+            store_id: config.store_id,
+        })
+    }
+
+    /// Creates a region with its peers. This node's own is the only one, or the one whose store id is
+    /// the config's.
+    ///
+    /// # Errors
+    /// As [`PeerStorage::create`]; `InvalidArgument` if no peer is this node's.
+    pub fn create_region(&self, region: &Region) -> Result<PeerStorage> {
+        let own = match &region.peers[..] {
+            [peer] => Some(peer),
+            peers => peers.iter().find(|p| p.store_id == self.store_id),
+        };
+        let peer = own.ok_or_else(|| {
+            let stores: Vec<u64> = region.peers.iter().map(|p| p.store_id).collect();
+            Error::invalid(
+                region.region_id(),
+                "create_region",
+                format!("peers on the stores {stores:?}"),
+                format!("one on this store, {} by the config", self.store_id),
+            )
+        })?;
+        PeerStorage::create(&self.engines, region, PeerId(peer.id))
+    }
+
+    /// Creates a peer that knows nothing but its ids, and waits for a snapshot or for entries.
+    ///
+    /// # Errors
+    /// As [`PeerStorage::create_uninitialized`].
+    pub fn create_uninitialized(
+        &self,
+        region_id: impl Into<RegionId>,
+        peer_id: impl Into<PeerId>,
+    ) -> Result<PeerStorage> {
+        PeerStorage::create_uninitialized(&self.engines, region_id.into(), peer_id.into())
+    }
+
+    /// Opens a region that is on this node.
+    ///
+    /// # Errors
+    /// As [`PeerStorage::open`].
+    pub fn open_region(&self, region_id: impl Into<RegionId>) -> Result<PeerStorage> {
+        PeerStorage::open(&self.engines, region_id.into())
+    }
+
+    /// The regions that can be opened, ascending by id. Removed ones are left out.
+    ///
+    /// # Errors
+    /// `Corruption` if a stored state does not decode.
+    pub fn regions(&self) -> Result<Vec<RegionLocalState>> {
+        regions(&self.engines)
+    }
+
+    /// The log of every region.
+    pub fn log(&self) -> &Arc<dyn RaftLogStorage> {
+        &self.engines.log
+    }
+
+    /// The data of every region.
+    pub fn app(&self) -> &Arc<dyn ApplicationDataStorage> {
+        &self.engines.app
+    }
+
+    /// The snapshots of every region.
+    pub fn snapshots(&self) -> &Arc<dyn RaftSnapshotStorage> {
+        &self.engines.snapshots
+    }
+
+    /// What the entry caches of all regions have done and hold.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.engines.cache.stats()
+    }
+
+    /// What the log has done.
+    pub fn log_stats(&self) -> LogStats {
+        self.engines.log.stats()
+    }
+
+    /// What the data store has done.
+    pub fn app_stats(&self) -> AppStats {
+        self.engines.app.stats()
+    }
+
+    /// Writes a batch that [`PeerStorage::stage`] filled, with the durability that it needs and the
+    /// config allows. Then tell each region with [`PeerStorage::persisted`].
+    ///
+    /// # Errors
+    /// Those of the log store.
+    pub fn write_log(&self, batch: &crate::LogBatch) -> Result<()> {
+        self.engines.write_log(batch)
+    }
+}
+
+/// What the config keeps in the directory.
+fn contents(config: &Config) -> Contents {
+    let mut parts = Vec::new();
+    if config.log == LogBackend::Rocksdb {
+        parts.push((RAFT, "rocksdb"));
+    }
+    if config.app == AppBackend::Rocksdb {
+        parts.push((KV, "rocksdb"));
+    }
+    if config.snapshot.backend == SnapshotBackend::CompressedFile && !parts.is_empty() {
+        parts.push((SNAPSHOTS, "compressed_file"));
+    }
+    Contents { parts }
+}
+
+fn open_parts(fs: Arc<dyn FileSystem>, dir: &Path, config: &Config) -> Result<Parts> {
+    let snapshots: Arc<dyn RaftSnapshotStorage> = match config.snapshot.backend {
+        SnapshotBackend::Memory => Arc::new(MemorySnapshots::default()),
+        SnapshotBackend::CompressedFile => {
+            let options = SnapshotOptions {
+                compression: match config.snapshot.compression {
+                    Compression::None => snapshot_dir::Compression::None,
+                    Compression::Lz4 => snapshot_dir::Compression::Lz4,
+                    Compression::Zstd => snapshot_dir::Compression::Zstd {
+                        level: config.snapshot.compression_level,
+                    },
+                },
+                ..Default::default()
+            };
+            Arc::new(SnapshotDir::open(fs, &dir.join(SNAPSHOTS), options)?)
+        }
+    };
+    Ok(Parts {
+        log: open_log(&dir.join(RAFT), config)?,
+        app: open_app(&dir.join(KV), config)?,
+        snapshots,
+    })
+}
+
+#[cfg(feature = "rocksdb")]
+fn rocks_options(config: &Config) -> crate::rocks::RocksOptions {
+    crate::rocks::RocksOptions {
+        block_cache_bytes: config.rocksdb.block_cache_bytes,
+        write_buffer_bytes: config.rocksdb.write_buffer_bytes,
+        ..Default::default()
+    }
+}
+
+fn open_log(dir: &Path, config: &Config) -> Result<Arc<dyn RaftLogStorage>> {
+    match config.log {
+        LogBackend::Memory => Ok(Arc::new(MemoryLog::default())),
+        #[cfg(feature = "rocksdb")]
+        LogBackend::Rocksdb => {
+            let log = crate::rocks::RocksLog::open(dir, &rocks_options(config))?;
+            Ok(Arc::new(log))
+        }
+        #[cfg(not(feature = "rocksdb"))]
+        LogBackend::Rocksdb => Err(without_rocksdb(dir)),
+    }
+}
+
+fn open_app(dir: &Path, config: &Config) -> Result<Arc<dyn ApplicationDataStorage>> {
+    match config.app {
+        AppBackend::Memory => Ok(Arc::new(MemoryData::default())),
+        #[cfg(feature = "rocksdb")]
+        AppBackend::Rocksdb => {
+            let data = crate::rocks::RocksData::open(dir, &rocks_options(config))?;
+            Ok(Arc::new(data))
+        }
+        #[cfg(not(feature = "rocksdb"))]
+        AppBackend::Rocksdb => Err(without_rocksdb(dir)),
+    }
+}
+
+#[cfg(not(feature = "rocksdb"))]
+fn without_rocksdb(dir: &Path) -> Error {
+    Error::Config {
+        path: Some(dir.to_path_buf()),
+        message: "backend rocksdb, but this build is without the feature `rocksdb`".into(),
+    }
+}
+
+/// Compares who the store is with who the config says, and notes it where one of them is new.
+fn check_ident(dir: &Path, config: &Config, app: &dyn ApplicationDataStorage) -> Result<()> {
+    let stored = match app.get(Keyspace::Store, STORE_IDENT_KEY)? {
+        Some(bytes) => StoreIdent::decode(&*bytes)
+            .map_err(|e| Error::corruption(None, "StoreIdent", e.to_string()))?,
+        None => StoreIdent::default(),
+    };
+    let given = StoreIdent {
+        cluster_id: config.cluster_id,
+        store_id: config.store_id,
+    };
+    let differs = |stored: u64, given: u64| stored != 0 && given != 0 && stored != given;
+    if differs(stored.cluster_id, given.cluster_id) || differs(stored.store_id, given.store_id) {
+        let shown = |ident: StoreIdent| {
+            format!("store {} of cluster {}", ident.store_id, ident.cluster_id)
+        };
+        return Err(Error::ForeignStore {
+            path: dir.to_path_buf(),
+            got: shown(stored),
+            expected: shown(given),
+        });
+    }
+    let either = |stored: u64, given: u64| if given == 0 { stored } else { given };
+    let ident = StoreIdent {
+        cluster_id: either(stored.cluster_id, given.cluster_id),
+        store_id: either(stored.store_id, given.store_id),
+    };
+    if ident != stored {
+        let mut batch = AppBatch::default();
+        batch.put(Keyspace::Store, STORE_IDENT_KEY, ident.encode_to_vec());
+        app.write(&batch, Durability::Synced)?;
+    }
+    Ok(())
+}
