@@ -444,6 +444,21 @@ impl Error {
     }
 }
 
+/// For the streams of [`std::io`]: the kind that fits, with the error itself inside, which
+/// [`std::io::Error::downcast`] gives back.
+impl From<Error> for std::io::Error {
+    fn from(error: Error) -> Self {
+        use std::io::ErrorKind;
+        let kind = match &error {
+            Error::Io { source, .. } => source.kind(),
+            Error::DiskFull { .. } => ErrorKind::StorageFull,
+            Error::Corruption { .. } => ErrorKind::InvalidData,
+            _ => ErrorKind::Other,
+        };
+        std::io::Error::new(kind, error)
+    }
+}
+
 /// As raft-rs's own error: the five that it acts on keep their meaning, everything else is `Other`.
 impl From<Error> for raft::Error {
     fn from(error: Error) -> Self {

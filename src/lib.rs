@@ -17,6 +17,7 @@ mod raft_log;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
 pub mod snapshot_dir;
+mod snapshot_format;
 mod snapshot_store;
 mod state_machine;
 mod types;
@@ -27,7 +28,7 @@ pub use app_store::{
     Visit,
 };
 pub use error::{Error, RecoveryError, Result};
-pub use fs::{File, FileLock, FileSystem};
+pub use fs::{DiskFs, File, FileLock, FileSystem};
 pub use proto::{
     INITIAL_INDEX, INITIAL_TERM, MergeState, Peer, PeerRole, PeerState, RaftApplyState,
     RaftLocalState, RaftTruncatedState, Region, RegionEpoch, RegionLocalState, StoreIdent,

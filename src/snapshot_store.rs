@@ -123,11 +123,12 @@ pub trait RaftSnapshotStorage: Send + Sync {
     /// Reads all of it and says whether it is as it was written.
     ///
     /// # Errors
-    /// `SnapshotNotFound` or `Io`; damage is a verdict, not an error.
+    /// `SnapshotNotFound`, `UnsupportedVersion` or `Io`; damage is a verdict, not an error.
     fn verify(&self, key: &SnapshotKey) -> Result<SnapshotVerdict>;
 }
 
-/// Takes the content of a new snapshot as a stream of bytes.
+/// Takes the content of a new snapshot as a stream of bytes. An error of the stream has this crate's
+/// own inside ([`std::io::Error::downcast`]); after one, nothing is left and `commit` fails too.
 pub trait SnapshotWriter: Write + Send {
     /// Makes the snapshot durable and visible.
     ///

@@ -1,9 +1,13 @@
-//! The seam to the file system, so that a test can put a failure or a power cut at every operation.
-//! Uses: error.
+//! The seam to the file system, so that a test can put a failure or a power cut at every operation,
+//! and the real one, [`DiskFs`]. Uses: error.
+
+mod disk;
 
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
+
+pub use disk::DiskFs;
 
 /// The operations on files that this crate's own formats need.
 ///
@@ -54,7 +58,7 @@ pub trait FileSystem: Send + Sync {
     /// `Io`. It is not retried: after an error the names may or may not be durable.
     fn sync_dir(&self, path: &Path) -> Result<()>;
 
-    /// The names in a directory, sorted.
+    /// The names in a directory, sorted, without the directory's own path.
     ///
     /// # Errors
     /// `Io` of kind `NotFound` if it does not exist.
