@@ -39,10 +39,10 @@ const SNAPSHOTS: &str = "snapshots";
 /// let dir = tempfile::tempdir()?;
 /// let node = CompositeStorage::open(dir.path(), Config::default())?;
 /// let storage = node.create_region(&Region::single(1, 1))?;
-/// assert_eq!((storage.first_index(), storage.last_index()), (6, 5));
+/// assert_eq!((storage.truncated_index(), storage.applied_index()), (5, 5));
 /// drop(storage);
 /// let storage = node.open_region(1)?;
-/// assert_eq!(storage.applied_index(), 5);
+/// assert_eq!(storage.raft_state().last_index, 5);
 /// # Ok::<(), peerstore::Error>(())
 /// ```
 pub struct CompositeStorage {
@@ -71,7 +71,10 @@ impl CompositeStorage {
         config.validate()?;
         let contents = contents(&config);
         if contents.parts.is_empty() {
-            let (log, app) = (Arc::new(MemoryLog::default()), Arc::new(MemoryData::default()));
+            let (log, app) = (
+                Arc::new(MemoryLog::default()),
+                Arc::new(MemoryData::default()),
+            );
             let snapshots = Arc::new(MemorySnapshots::default());
             let parts = Parts {
                 log,
@@ -263,8 +266,8 @@ fn open_parts(fs: Arc<dyn FileSystem>, dir: &Path, config: &Config) -> Result<Pa
 #[cfg(feature = "rocksdb")]
 fn rocks_options(config: &Config) -> crate::rocks::RocksOptions {
     crate::rocks::RocksOptions {
-        block_cache_bytes: config.rocksdb.block_cache_bytes,
-        write_buffer_bytes: config.rocksdb.write_buffer_bytes,
+        block_cache_bytes: config.rocksdb.block_cache_bytes as usize,
+        write_buffer_bytes: config.rocksdb.write_buffer_bytes as usize,
         ..Default::default()
     }
 }
@@ -316,9 +319,8 @@ fn check_ident(dir: &Path, config: &Config, app: &dyn ApplicationDataStorage) ->
     };
     let differs = |stored: u64, given: u64| stored != 0 && given != 0 && stored != given;
     if differs(stored.cluster_id, given.cluster_id) || differs(stored.store_id, given.store_id) {
-        let shown = |ident: StoreIdent| {
-            format!("store {} of cluster {}", ident.store_id, ident.cluster_id)
-        };
+        let shown =
+            |ident: StoreIdent| format!("store {} of cluster {}", ident.store_id, ident.cluster_id);
         return Err(Error::ForeignStore {
             path: dir.to_path_buf(),
             got: shown(stored),

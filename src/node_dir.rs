@@ -137,7 +137,9 @@ fn check_marker(fs: &dyn FileSystem, dir: &Path, contents: &Contents) -> Result<
     let mut lines = text.lines();
     let head = lines.next().unwrap_or_default();
     if head != "peerstore" {
-        return Err(damaged(format!("line 1 is {head:?}, expected \"peerstore\"")));
+        return Err(damaged(format!(
+            "line 1 is {head:?}, expected \"peerstore\""
+        )));
     }
     let version = lines.next().unwrap_or_default();
     let got = (version.strip_prefix("format ").and_then(|v| v.parse().ok()))

@@ -11,6 +11,7 @@ pub struct GcPolicy {
     /// a snapshot.
     pub entries_max: u64,
     /// Beyond this many bytes the same.
+    #[serde(deserialize_with = "crate::size::bytes")]
     pub bytes_max: u64,
     /// How many applied entries stay for slow followers. Fewer where they alone would exceed
     /// `bytes_max`. Without pressure, a compaction waits until it removes at least as many.
@@ -80,7 +81,7 @@ impl PeerStorage {
     /// As [`PeerStorage::compact`].
     pub fn compact_by_policy(&mut self, slowest: Option<u64>) -> Result<Option<u64>> {
         let input = GcInput {
-            first_index: self.first_index(),
+            first_index: self.log_first(),
             applied: self.applied_index(),
             bytes: self.log_bytes()?,
             slowest,

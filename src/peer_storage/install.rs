@@ -158,7 +158,7 @@ impl PeerStorage {
 
     /// Everything behind the snapshot that came with it is durable.
     fn set_installed_persisted(&mut self) {
-        self.persisted = self.last_index();
+        self.persisted = self.log_last();
         self.cache.set_persisted(self.persisted);
     }
 
@@ -168,7 +168,7 @@ impl PeerStorage {
         let region = self.region_id();
         let refused = |reason: String| Error::SnapshotRefused { region, reason };
         let position = position(snapshot);
-        let first_index = self.first_index();
+        let first_index = self.log_first();
         if position.index < first_index {
             return Err(Error::SnapshotOutOfDate {
                 region,

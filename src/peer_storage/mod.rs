@@ -37,9 +37,9 @@ use raft::eraftpb::{ConfState, HardState};
 pub use engines::{Engines, OpenRegions, Ownership, StorageOptions, TaskSenders};
 pub use fetch::FetchTask;
 pub use gc::{GcInput, GcPolicy};
+pub use open::regions;
 pub use snapshot::{SNAPSHOT_TRANSITIONS, SnapshotState, SnapshotTask};
 pub use snapshot_data::{RaftSnapshotData, SNAPSHOT_DATA_VERSION};
-pub use open::regions;
 pub use write::Staged;
 
 use crate::app_store::Keyspace;
@@ -141,13 +141,13 @@ impl PeerStorage {
         self.apply_state.truncated_state.term
     }
 
-    /// The first index of the log, whether or not there is an entry yet.
-    pub fn first_index(&self) -> u64 {
+    /// What `Storage::first_index` answers, whether or not there is an entry yet.
+    fn log_first(&self) -> u64 {
         self.truncated_index() + 1
     }
 
-    /// The last index of the log, or the truncated index if it is empty.
-    pub fn last_index(&self) -> u64 {
+    /// What `Storage::last_index` answers: the truncated index if the log is empty.
+    fn log_last(&self) -> u64 {
         self.raft_state.last_index
     }
 
@@ -197,7 +197,7 @@ impl PeerStorage {
 
     /// The last index and its term.
     pub fn last_position(&self) -> LogPosition {
-        let index = self.last_index();
+        let index = self.log_last();
         let term = self.terms.borrow().term(index);
         LogPosition::new(term.unwrap_or(self.truncated_term()), index)
     }
@@ -207,7 +207,7 @@ impl PeerStorage {
         if let Some(bytes) = self.log_bytes.get() {
             return Ok(bytes);
         }
-        let range = self.first_index()..self.last_index() + 1;
+        let range = self.log_first()..self.log_last() + 1;
         let bytes = (self.engines.log).approximate_bytes(self.region_id(), range)?;
         self.log_bytes.set(Some(bytes));
         Ok(bytes)
@@ -241,7 +241,7 @@ impl PeerStorage {
         assert!(apply.applied_index <= self.raft_state.last_index);
         assert!(self.persisted <= self.raft_state.last_index);
         assert!(apply.commit_index <= self.persisted);
-        assert!(self.log_start <= self.first_index());
+        assert!(self.log_start <= self.log_first());
     }
 }
 
@@ -255,7 +255,7 @@ impl std::fmt::Debug for PeerStorage {
         f.debug_struct("PeerStorage")
             .field("region", &self.region_id())
             .field("peer", &self.peer_id())
-            .field("first_index", &self.first_index())
+            .field("first_index", &self.log_first())
             .field("last", &self.last_position())
             .field("applied", &self.applied_index())
             .field("snapshot", &self.snapshot_state().name())

@@ -39,11 +39,11 @@ impl Storage for PeerStorage {
     }
 
     fn first_index(&self) -> raft::Result<u64> {
-        Ok(PeerStorage::first_index(self))
+        Ok(self.log_first())
     }
 
     fn last_index(&self) -> raft::Result<u64> {
-        Ok(PeerStorage::last_index(self))
+        Ok(self.log_last())
     }
 
     /// The snapshot, or `SnapshotTemporarilyUnavailable` while a worker builds it.
@@ -60,7 +60,7 @@ impl PeerStorage {
         if index == self.truncated_index() {
             return Ok(self.truncated_term());
         }
-        let first_index = PeerStorage::first_index(self);
+        let first_index = self.log_first();
         if index < first_index {
             return Err(Error::Compacted {
                 region,
@@ -68,7 +68,7 @@ impl PeerStorage {
                 first_index,
             });
         }
-        let last_index = PeerStorage::last_index(self);
+        let last_index = self.log_last();
         if index > last_index {
             return Err(Error::Unavailable {
                 region,
@@ -88,8 +88,8 @@ impl PeerStorage {
     fn missing_entry(&self, index: u64) -> Error {
         let detail = format!(
             "missing, though the log is [{}, {}]",
-            PeerStorage::first_index(self),
-            PeerStorage::last_index(self)
+            self.log_first(),
+            self.log_last()
         );
         Error::corruption(Some(self.region_id()), format!("entry {index}"), detail)
     }
@@ -101,7 +101,7 @@ impl PeerStorage {
         bytes_max: u64,
         context: GetEntriesContext,
     ) -> Result<Vec<Entry>> {
-        let first_index = PeerStorage::first_index(self);
+        let first_index = self.log_first();
         if low < first_index {
             return Err(Error::Compacted {
                 region: self.region_id(),
@@ -109,7 +109,7 @@ impl PeerStorage {
                 first_index,
             });
         }
-        let last_index = PeerStorage::last_index(self);
+        let last_index = self.log_last();
         assert!(
             high <= last_index + 1,
             "entries {}: the log ends at {last_index}",
@@ -183,7 +183,7 @@ impl PeerStorage {
         Err(Error::Compacted {
             region,
             index: cold.start,
-            first_index: PeerStorage::first_index(self),
+            first_index: self.log_first(),
         })
     }
 

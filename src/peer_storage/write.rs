@@ -64,7 +64,7 @@ impl PeerStorage {
         self.add_to_batch(&plan, &mut batch);
         self.engines.write_log(&batch)?;
         self.accept(plan);
-        self.set_persisted(self.last_index());
+        self.set_persisted(self.log_last());
         Ok(())
     }
 
@@ -157,7 +157,7 @@ impl PeerStorage {
     /// `Unavailable` if `first_index` is beyond `last_index + 1`, or not all of it is durable yet.
     pub fn compact(&mut self, first_index: u64) -> Result<()> {
         self.check_writable("compact")?;
-        if first_index <= self.first_index() {
+        if first_index <= self.log_first() {
             return Ok(());
         }
         let region = self.region_id();
@@ -185,9 +185,9 @@ impl PeerStorage {
         batch.put(Keyspace::ApplyState, region_key(region), state);
         (self.engines.app).write(&batch, self.engines.options.durability)?;
 
-        let before = self.last_index() + 1 - self.first_index();
+        let before = self.log_last() + 1 - self.log_first();
         if let Some(bytes) = self.log_bytes.get() {
-            let kept = self.last_index() - dropped;
+            let kept = self.log_last() - dropped;
             let kept = u128::from(bytes) * u128::from(kept) / u128::from(before.max(1));
             self.log_bytes.set(Some(kept as u64));
         }
@@ -226,7 +226,7 @@ impl PeerStorage {
         let has_entries = !plan.entries.is_empty();
         self.accept(plan);
         if has_entries {
-            self.set_persisted(self.last_index());
+            self.set_persisted(self.log_last());
         }
         Ok(())
     }
@@ -239,7 +239,7 @@ impl PeerStorage {
         };
         check_contiguous(self, entries)?;
         let (region, index) = (self.region_id(), first.index);
-        let (first_index, last_index) = (self.first_index(), self.last_index());
+        let (first_index, last_index) = (self.log_first(), self.log_last());
         if index < first_index {
             return Err(Error::Compacted {
                 region,
@@ -266,7 +266,7 @@ impl PeerStorage {
     /// come, together.
     fn add_to_batch(&self, plan: &Plan, batch: &mut LogBatch) {
         let region = self.region_id();
-        let mut last_index = self.last_index();
+        let mut last_index = self.log_last();
         if let Some(last) = plan.entries.last() {
             batch.append(region, plan.entries.clone());
             batch.remove(region, last.index + 1..last_index + 1);
@@ -299,7 +299,7 @@ impl PeerStorage {
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
             return;
         };
-        if first.index <= self.last_index() {
+        if first.index <= self.log_last() {
             self.forget_from(first.index);
             self.persisted = self.persisted.min(first.index - 1);
         }
