@@ -8,6 +8,7 @@ pub mod conformance;
 mod error;
 mod fs;
 pub mod keys;
+mod logger;
 pub mod memory;
 mod proto;
 mod raft_log;
@@ -22,8 +23,13 @@ pub use app_store::{
     AppBatch, AppOp, AppStats, ApplicationDataStorage, DataImport, DataRead, DataView, Keyspace,
     Visit,
 };
+pub use config::{
+    AppBackend, Compression, Config, GcPolicy, LogBackend, RocksConfig, SnapshotBackend,
+    SnapshotConfig,
+};
 pub use error::{Error, RecoveryError, Result};
 pub use fs::{File, FileLock, FileSystem};
+pub use logger::raft_logger;
 pub use proto::{
     INITIAL_INDEX, INITIAL_TERM, MergeState, Peer, PeerRole, PeerState, RaftApplyState,
     RaftLocalState, RaftTruncatedState, Region, RegionEpoch, RegionLocalState, StoreIdent,
