@@ -104,7 +104,7 @@ fn a_wrong_value_is_refused_with_its_line_and_what_was_expected() {
     let cases = [
         ("cluster_id: 1\nstore_id: many\n", "line 2", "integer"),
         ("cluster_id: -1\n", "line 1", "integer"),
-        ("create_if_missing: 3\n", "line 1", "boolean"),
+        ("create_if_missing: 3\n", "line 1", "true or false"),
         ("log: rocksbd\n", "line 1", "did you mean `rocksdb`?"),
         ("app: postgres\n", "line 1", "rocksdb or memory"),
         ("durability: os\n", "line 1", "synced or buffered"),

@@ -53,10 +53,31 @@ fn describe(error: &YamlError) -> String {
             expected,
             ..
         } => format!("got {unexpected}, expected {expected}"),
-        other => other.render_with_options(serde_saphyr::render_options! {
-            formatter: &serde_saphyr::UserMessageFormatter,
-            snippets: serde_saphyr::SnippetMode::Off,
-        }),
+        YamlError::InvalidScalar { ty, .. } => format!("expected {}", in_words(ty)),
+        YamlError::InvalidBooleanStrict { .. } => "expected true or false".to_string(),
+        other => without_place(other),
+    }
+}
+
+/// The parser's name of a type in the words of a config file.
+fn in_words(ty: &str) -> &str {
+    match ty {
+        "bool" | "boolean" => "true or false",
+        "u64" => "an integer, 0 or larger",
+        "i32" => "an integer",
+        other => other,
+    }
+}
+
+/// The parser's own message without the place that ends it: the line is named already.
+fn without_place(error: &YamlError) -> String {
+    let message = error.render_with_options(serde_saphyr::render_options! {
+        formatter: &serde_saphyr::UserMessageFormatter,
+        snippets: serde_saphyr::SnippetMode::Off,
+    });
+    match message.rsplit_once(" at line ") {
+        Some((what, _)) => what.to_string(),
+        None => message,
     }
 }
 
