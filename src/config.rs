@@ -240,7 +240,7 @@ impl Config {
             ("log", self.log == LogBackend::Rocksdb),
             ("app", self.app == AppBackend::Rocksdb),
         ];
-        for (key, _) in in_rocksdb.iter().filter(|(_, used)| *used && !has_rocksdb) {
+        if let Some((key, _)) = in_rocksdb.iter().find(|(_, used)| *used && !has_rocksdb) {
             return Err(format!(
                 "{key}: got rocksdb, expected memory: this build is without the feature `rocksdb`"
             ));
