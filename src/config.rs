@@ -1,1 +1,296 @@
-//! Placeholder.
+//! How a node is set up: plain data, from code or from a YAML file. Uses: types, error. Reads one
+//! file when asked to, and never writes.
+//!
+//! Every key may be left out. A key that does not exist is an error, because a setting that is
+//! silently ignored is a setting that somebody relies on. `docs/config.example.yaml` shows them all.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::types::Durability;
+
+mod size;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
+
+/// The settings of one node.
+///
+/// ```
+/// let config = peerstore::Config::from_yaml_str("entry_cache_bytes: 16MiB")?;
+/// assert_eq!(config.entry_cache_bytes, 16 << 20);
+/// assert!(config.create_if_missing);
+/// # Ok::<(), peerstore::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Whether a directory that is missing or empty becomes a new store.
+    pub create_if_missing: bool,
+    /// The cluster that the store belongs to; 0 is not compared with what the store says.
+    pub cluster_id: u64,
+    /// The id of the store in its cluster; 0 is not compared with what the store says.
+    pub store_id: u64,
+    /// What an acknowledged write has survived.
+    pub durability: Durability,
+    /// Where the logs are kept.
+    pub log: LogBackend,
+    /// Where the application's data is kept.
+    pub app: AppBackend,
+    /// How snapshots are kept and built.
+    pub snapshot: SnapshotConfig,
+    /// The memory for the newest entries of all regions together.
+    #[serde(deserialize_with = "size::bytes")]
+    pub entry_cache_bytes: u64,
+    /// The memory of RocksDB, where a store is in it.
+    pub rocksdb: RocksConfig,
+    /// When a log is compacted.
+    pub gc: GcPolicy,
+}
+
+/// Where the logs of a node are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogBackend {
+    /// In RocksDB.
+    Rocksdb,
+    /// In memory: gone with the process. For tests.
+    Memory,
+}
+
+/// Where the application's data is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AppBackend {
+    /// In RocksDB.
+    Rocksdb,
+    /// In memory: gone with the process. For tests.
+    Memory,
+}
+
+/// How snapshots are kept and built.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SnapshotConfig {
+    /// Where they are kept.
+    pub backend: SnapshotBackend,
+    /// How their files are compressed.
+    pub compression: Compression,
+    /// How hard zstd tries, 1 to 22. The others have no levels.
+    pub compression_level: i32,
+    /// A snapshot of at most this size travels inside raft's message, a larger one as a file.
+    #[serde(deserialize_with = "size::bytes")]
+    pub inline_bytes_max: u64,
+    /// The pause after a snapshot could not be built, before it is tried again.
+    pub retry_backoff_ms: u64,
+}
+
+/// Where the snapshots of a node are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotBackend {
+    /// In files, checksummed block by block.
+    CompressedFile,
+    /// In memory: gone with the process. For tests.
+    Memory,
+}
+
+/// How the blocks of a snapshot file are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// Fast, larger files.
+    Lz4,
+    /// Smaller files, slower.
+    Zstd,
+}
+
+/// The memory of RocksDB.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RocksConfig {
+    /// The cache of blocks read from disk, shared by all keyspaces.
+    #[serde(deserialize_with = "size::bytes")]
+    pub block_cache_bytes: u64,
+    /// What one keyspace collects in memory before it writes a file.
+    #[serde(deserialize_with = "size::bytes")]
+    pub write_buffer_bytes: u64,
+}
+
+/// When the front of a log is dropped. The first limit that is reached counts.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GcPolicy {
+    /// A log of more applied entries is compacted.
+    pub entries_max: u64,
+    /// A log of more applied bytes is compacted.
+    #[serde(deserialize_with = "size::bytes")]
+    pub bytes_max: u64,
+    /// The entries behind the applied index that stay for slow followers.
+    pub entries_trailing: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let rocksdb = cfg!(feature = "rocksdb");
+        Config {
+            create_if_missing: true,
+            cluster_id: 0,
+            store_id: 0,
+            durability: Durability::Synced,
+            log: if rocksdb {
+                LogBackend::Rocksdb
+            } else {
+                LogBackend::Memory
+            },
+            app: if rocksdb {
+                AppBackend::Rocksdb
+            } else {
+                AppBackend::Memory
+            },
+            snapshot: SnapshotConfig::default(),
+            entry_cache_bytes: 64 << 20,
+            rocksdb: RocksConfig::default(),
+            gc: GcPolicy::default(),
+        }
+    }
+}
+
+impl Default for SnapshotConfig {
+    fn default() -> Self {
+        SnapshotConfig {
+            backend: SnapshotBackend::CompressedFile,
+            compression: Compression::Zstd,
+            compression_level: 3,
+            inline_bytes_max: 64 << 10,
+            retry_backoff_ms: 1_000,
+        }
+    }
+}
+
+impl Default for RocksConfig {
+    fn default() -> Self {
+        RocksConfig {
+            block_cache_bytes: 256 << 20,
+            write_buffer_bytes: 64 << 20,
+        }
+    }
+}
+
+impl Default for GcPolicy {
+    fn default() -> Self {
+        GcPolicy {
+            entries_max: 100_000,
+            bytes_max: 64 << 20,
+            entries_trailing: 1_000,
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the file, the line, what is there and what was expected; [`Error::Io`]
+    /// if it cannot be read.
+    pub fn from_yaml_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| Error::io("read the config", path, source))?;
+        Config::parse(&text, Some(path))
+    }
+
+    /// Reads and checks the text of a file. A text without any key is the default.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the line, what is there and what was expected.
+    pub fn from_yaml_str(text: &str) -> Result<Self> {
+        Config::parse(text, None)
+    }
+
+    fn parse(text: &str, path: Option<&Path>) -> Result<Self> {
+        let refuse = |message| Error::Config {
+            path: path.map(Path::to_path_buf),
+            message,
+        };
+        let config = yaml::parse(text).map_err(refuse)?;
+        config.check().map_err(refuse)?;
+        Ok(config)
+    }
+
+    /// Checks the values, as reading a file does. For a config that was filled in by code.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the key, its value and what was expected.
+    pub fn validate(&self) -> Result<()> {
+        self.check().map_err(|message| Error::Config {
+            path: None,
+            message,
+        })
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let has_rocksdb = cfg!(feature = "rocksdb");
+        let in_rocksdb = [
+            ("log", self.log == LogBackend::Rocksdb),
+            ("app", self.app == AppBackend::Rocksdb),
+        ];
+        if let Some((key, _)) = in_rocksdb.iter().find(|(_, used)| *used && !has_rocksdb) {
+            return Err(format!(
+                "{key}: got rocksdb, expected memory: this build is without the feature `rocksdb`"
+            ));
+        }
+        let (snapshot, gc) = (&self.snapshot, &self.gc);
+        if !(1..=22).contains(&snapshot.compression_level) {
+            let level = snapshot.compression_level;
+            return Err(format!(
+                "snapshot.compression_level: got {level}, expected 1 to 22"
+            ));
+        }
+        let inline = ("snapshot.inline_bytes_max", snapshot.inline_bytes_max);
+        within(inline, 0, INLINE_BYTES_LIMIT)?;
+        let backoff = ("snapshot.retry_backoff_ms", snapshot.retry_backoff_ms);
+        within(backoff, 1, u64::MAX)?;
+        let buffer = (
+            "rocksdb.write_buffer_bytes",
+            self.rocksdb.write_buffer_bytes,
+        );
+        within(buffer, WRITE_BUFFER_BYTES_MIN, u64::MAX)?;
+        let cache = ("rocksdb.block_cache_bytes", self.rocksdb.block_cache_bytes);
+        within(cache, 1, u64::MAX)?;
+        within(("entry_cache_bytes", self.entry_cache_bytes), 1, u64::MAX)?;
+        within(("gc.bytes_max", gc.bytes_max), 1, u64::MAX)?;
+        within(("gc.entries_max", gc.entries_max), 1, u64::MAX)?;
+        if gc.entries_trailing > gc.entries_max {
+            let (trailing, max) = (gc.entries_trailing, gc.entries_max);
+            return Err(format!(
+                "gc.entries_trailing: got {trailing}, expected at most gc.entries_max, {max}"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// raft-rs keeps a message in memory, and so do transports: larger snapshots are files.
+const INLINE_BYTES_LIMIT: u64 = 16 << 20;
+
+/// RocksDB itself raises smaller ones to this.
+const WRITE_BUFFER_BYTES_MIN: u64 = 64 << 10;
+
+/// Whether the value of a key lies in `min..=max`.
+fn within((key, value): (&str, u64), min: u64, max: u64) -> Result<(), String> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    let expected = if max == u64::MAX {
+        format!("at least {min}")
+    } else {
+        format!("{min} to {max}")
+    };
+    Err(format!("{key}: got {value}, expected {expected}"))
+}

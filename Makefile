@@ -1,0 +1,44 @@
+# Every target sets up by itself what it needs; see `make help` and docs/dependencies.md.
+# ARGS are passed on:  make demo ARGS="--mib 4"   make test ARGS="--test tidy"
+
+CARGO ?= cargo
+ARGS ?=
+CASES ?= 20000
+LIBCLANG = scripts/with-libclang
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-prost test-plain soak bench dot lint deny
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+demo: ## run the example cluster; ARGS go to it
+	$(LIBCLANG) $(CARGO) run --example cluster -- $(ARGS)
+
+test: ## every test with RocksDB; ARGS go to cargo test
+	$(LIBCLANG) $(CARGO) test --features conformance $(ARGS)
+
+test-prost: ## every test with raft-rs's other codec
+	$(LIBCLANG) scripts/with-protoc scripts/with-built-rocksdb $(CARGO) test \
+		--no-default-features --features rocksdb,prost-codec,conformance $(ARGS)
+
+test-plain: ## every test that needs no RocksDB; builds in two minutes, without libclang
+	$(CARGO) test --no-default-features --features protobuf-codec,conformance $(ARGS)
+
+soak: ## the tests with CASES (20000) random cases each: hours
+	PROPTEST_CASES=$(CASES) $(LIBCLANG) $(CARGO) test --features conformance $(ARGS)
+
+bench: ## the benchmarks, optimised: compiles RocksDB a second time
+	$(LIBCLANG) $(CARGO) bench --features conformance $(ARGS)
+
+dot: ## draw dot/*.dot and dot/*.svg again from the code
+	$(LIBCLANG) $(CARGO) run --features conformance --example dot
+
+lint: ## formatting, clippy and documentation, warnings denied
+	$(CARGO) fmt --check
+	$(LIBCLANG) $(CARGO) clippy --all-targets --features conformance -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(LIBCLANG) $(CARGO) doc --no-deps --features conformance
+
+deny: ## licences and advisories of the dependencies, if cargo-deny is installed
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; \
+	else echo "cargo-deny is not installed: cargo install --locked cargo-deny"; fi

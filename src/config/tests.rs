@@ -1,0 +1,218 @@
+//! Tests of the config: what is accepted, and what a refusal says.
+
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../docs/config.example.yaml");
+
+/// The text of the refusal of `yaml`.
+#[track_caller]
+fn refusal(yaml: &str) -> String {
+    match Config::from_yaml_str(yaml) {
+        Err(Error::Config { message, .. }) => message,
+        other => panic!("expected a refusal of {yaml:?}, got {other:?}"),
+    }
+}
+
+#[test]
+fn a_config_without_keys_is_the_default() {
+    for text in ["", "\n", "# nothing but a comment\n", "{}", "---\n"] {
+        assert_eq!(Config::from_yaml_str(text).unwrap(), Config::default());
+    }
+    Config::default().validate().unwrap();
+}
+
+#[cfg(feature = "rocksdb")]
+#[test]
+fn the_example_spells_out_the_defaults() {
+    assert_eq!(Config::from_yaml_str(EXAMPLE).unwrap(), Config::default());
+}
+
+#[test]
+fn the_example_names_every_key() {
+    for section in ["", "snapshot: ", "rocksdb: ", "gc: "] {
+        let message = refusal(&format!("{section}{{zzzzzz: 1}}"));
+        let (_, keys) = message.split_once("the keys here are ").unwrap();
+        for key in keys.split(", ") {
+            let spelled = EXAMPLE
+                .lines()
+                .any(|line| line.trim_start().starts_with(&format!("{key}:")));
+            assert!(spelled, "{key} is missing in the example");
+        }
+    }
+}
+
+#[test]
+fn every_key_is_read() {
+    let yaml = "
+create_if_missing: false
+cluster_id: 7
+store_id: 8
+durability: buffered
+log: memory
+app: memory
+snapshot: {backend: memory, compression: lz4, compression_level: 9, inline_bytes_max: 0, retry_backoff_ms: 5}
+entry_cache_bytes: 1GB
+rocksdb: {block_cache_bytes: 1MiB, write_buffer_bytes: 2 MiB}
+gc: {entries_max: 10, bytes_max: 4096, entries_trailing: 3}
+";
+    let expected = Config {
+        create_if_missing: false,
+        cluster_id: 7,
+        store_id: 8,
+        durability: Durability::Buffered,
+        log: LogBackend::Memory,
+        app: AppBackend::Memory,
+        snapshot: SnapshotConfig {
+            backend: SnapshotBackend::Memory,
+            compression: Compression::Lz4,
+            compression_level: 9,
+            inline_bytes_max: 0,
+            retry_backoff_ms: 5,
+        },
+        entry_cache_bytes: 1_000_000_000,
+        rocksdb: RocksConfig {
+            block_cache_bytes: 1 << 20,
+            write_buffer_bytes: 2 << 20,
+        },
+        gc: GcPolicy {
+            entries_max: 10,
+            bytes_max: 4096,
+            entries_trailing: 3,
+        },
+    };
+    assert_eq!(Config::from_yaml_str(yaml).unwrap(), expected);
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_the_nearest_known_one() {
+    let message = refusal("cluster_id: 1\ndurabilty: synced\n");
+    assert!(message.contains("line 2"), "{message}");
+    assert!(message.contains("unknown key `durabilty`"), "{message}");
+    assert!(message.contains("did you mean `durability`?"), "{message}");
+
+    let message = refusal("snapshot:\n  compresion: lz4\n");
+    assert!(message.contains("line 2"), "{message}");
+    assert!(message.contains("did you mean `compression`?"), "{message}");
+
+    let message = refusal("raft_storage: {}\n");
+    assert!(!message.contains("did you mean"), "{message}");
+    assert!(message.contains("create_if_missing"), "{message}");
+}
+
+#[test]
+fn a_wrong_value_is_refused_with_its_line_and_what_was_expected() {
+    let cases = [
+        ("cluster_id: 1\nstore_id: many\n", "line 2", "integer"),
+        ("cluster_id: -1\n", "line 1", "integer"),
+        ("create_if_missing: 3\n", "line 1", "true or false"),
+        ("log: rocksbd\n", "line 1", "did you mean `rocksdb`?"),
+        ("app: postgres\n", "line 1", "rocksdb or memory"),
+        ("durability: os\n", "line 1", "synced or buffered"),
+        ("entry_cache_bytes: 64MX\n", "line 1", "64KiB"),
+        ("entry_cache_bytes: -5\n", "line 1", "64KiB"),
+        ("entry_cache_bytes: [1]\n", "line 1", "64KiB"),
+        ("gc: 5\n", "line 1", "mapping"),
+        ("- a\n", "line 1", "mapping"),
+        ("store_id: 1\nstore_id: 2\n", "line 2", "store_id"),
+    ];
+    for (yaml, line, expected) in cases {
+        let message = refusal(yaml);
+        assert!(message.contains(line), "{yaml:?}: {message}");
+        assert!(message.contains(expected), "{yaml:?}: {message}");
+    }
+}
+
+#[test]
+fn a_value_out_of_range_is_refused_with_its_key() {
+    let cases = [
+        ("snapshot: {compression_level: 0}", "1 to 22"),
+        ("snapshot: {compression_level: 23}", "1 to 22"),
+        ("snapshot: {inline_bytes_max: 17MiB}", "0 to 16777216"),
+        ("snapshot: {retry_backoff_ms: 0}", "at least 1"),
+        ("entry_cache_bytes: 0", "at least 1"),
+        ("rocksdb: {block_cache_bytes: 0}", "at least 1"),
+        ("rocksdb: {write_buffer_bytes: 1KiB}", "at least 65536"),
+        ("gc: {entries_max: 0}", "at least 1"),
+        ("gc: {bytes_max: 0}", "at least 1"),
+        ("gc: {entries_max: 5}", "at most gc.entries_max, 5"),
+    ];
+    for (yaml, expected) in cases {
+        let message = refusal(yaml);
+        let last_word = yaml.rsplit_once(':').unwrap().0;
+        let key = last_word.rsplit(['{', ' ']).next().unwrap();
+        let key = if expected.contains("gc.entries_max") {
+            "gc.entries_trailing"
+        } else {
+            key
+        };
+        assert!(message.contains(key), "{yaml:?}: {message}");
+        assert!(message.contains(expected), "{yaml:?}: {message}");
+    }
+}
+
+#[cfg(not(feature = "rocksdb"))]
+#[test]
+fn rocksdb_is_refused_by_a_build_without_it() {
+    assert!(refusal("log: rocksdb").contains("feature `rocksdb`"));
+    assert!(refusal("app: rocksdb").contains("feature `rocksdb`"));
+}
+
+#[test]
+fn a_missing_file_is_an_error_that_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("absent.yaml");
+    let error = Config::from_yaml_file(&path).unwrap_err();
+    assert!(matches!(error, Error::Io { .. }), "{error:?}");
+    assert!(error.to_string().contains("absent.yaml"), "{error}");
+}
+
+#[test]
+fn a_refused_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.yaml");
+    std::fs::write(&path, "cluster_id: 3\n").unwrap();
+    assert_eq!(Config::from_yaml_file(&path).unwrap().cluster_id, 3);
+    for bad in ["gc: {entries_max: 0}", "no_such_key: 1"] {
+        std::fs::write(&path, bad).unwrap();
+        let error = Config::from_yaml_file(&path).unwrap_err();
+        assert!(error.to_string().contains("node.yaml"), "{error}");
+    }
+}
+
+#[test]
+fn sizes_are_read_with_their_unit_or_not_at_all() {
+    let good = [
+        ("0", 0),
+        ("4096", 4096),
+        ("5B", 5),
+        ("64KiB", 64 << 10),
+        ("3 MiB", 3 << 20),
+        ("1GB", 1_000_000_000),
+        ("16TiB", 16 << 40),
+    ];
+    for (text, bytes) in good {
+        assert_eq!(size::parse(text), Some(bytes), "{text}");
+    }
+    let bad = [
+        "",
+        "MiB",
+        "1.5GB",
+        "-1",
+        "1 M",
+        "64mib",
+        "1e3",
+        "99999999999TiB",
+        "0x10",
+    ];
+    for text in bad {
+        assert_eq!(size::parse(text), None, "{text}");
+    }
+}
+
+#[test]
+fn edits_are_counted() {
+    let cases = [("", "abc", 3), ("abc", "abc", 0), ("kitten", "sitting", 3)];
+    for (a, b, expected) in cases {
+        assert_eq!(yaml::edits(a, b), expected);
+    }
+}
