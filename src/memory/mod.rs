@@ -1,1 +1,12 @@
-//! Placeholder.
+//! Backends that live in memory, for tests. Uses: the seams. Never touches a disk.
+//!
+//! [`MemoryLog`] and [`MemoryData`] keep apart what was written and what was synced, so that a test
+//! can cut the power ([`MemoryLog::crash_copy`]) or let a write fail ([`MemoryLog::fail_next_write`]).
+
+mod app;
+mod journal;
+mod log;
+
+pub use app::MemoryData;
+pub use journal::WriteFault;
+pub use log::MemoryLog;
