@@ -46,6 +46,7 @@
 
 pub mod app_store;
 pub mod raft_log;
+pub mod raft_storage;
 mod samples;
 
 use std::fmt;
