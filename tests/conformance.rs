@@ -1,5 +1,10 @@
 //! The backends of this crate under the public suites.
 
+#[path = "conformance/broken_logs.rs"]
+mod broken_logs;
+#[path = "conformance/plain_storage.rs"]
+mod plain_storage;
+
 use peerstore::conformance::{self, Harness};
 use peerstore::memory::{MemoryData, MemoryLog};
 use peerstore::{ApplicationDataStorage, RaftLogStorage, Result};
