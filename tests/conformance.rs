@@ -1,5 +1,7 @@
 //! The backends of this crate under the public suites.
 
+#[path = "conformance/broken_data.rs"]
+mod broken_data;
 #[path = "conformance/broken_logs.rs"]
 mod broken_logs;
 #[path = "conformance/plain_storage.rs"]

@@ -6,6 +6,8 @@
 mod app;
 mod journal;
 mod log;
+#[cfg(test)]
+mod tests;
 
 pub use app::MemoryData;
 pub use journal::WriteFault;
