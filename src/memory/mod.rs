@@ -1,7 +1,18 @@
-//! Everything in memory: for tests, and to learn from. Uses: the seams. Never does I/O.
+//! Backends that live in memory, for tests. Uses: the seams. Never touches a disk.
+//!
+//! [`MemoryLog`] and [`MemoryData`] keep apart what was written and what was synced, so that a test
+//! can cut the power ([`MemoryLog::crash_copy`]) or let a write fail ([`MemoryLog::fail_next_write`]).
 
+mod app;
 mod fs;
+mod journal;
+mod log;
 mod snapshots;
+#[cfg(test)]
+mod tests;
 
+pub use app::MemoryData;
 pub use fs::{Lost, MemFs};
+pub use journal::WriteFault;
+pub use log::MemoryLog;
 pub use snapshots::MemorySnapshots;

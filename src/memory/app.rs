@@ -1,0 +1,250 @@
+//! The data of all regions, in memory. Uses: app_store, memory::journal. Never does I/O.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::app_store::{
+    AppBatch, AppOp, AppStats, ApplicationDataStorage, DataImport, DataRead, DataView, Keyspace,
+    Visit,
+};
+use crate::error::{Error, Result};
+use crate::types::{Durability, KeyRange, RegionId};
+
+use super::journal::{Image, Journal, WriteFault};
+
+/// An [`ApplicationDataStorage`] for tests, with power cuts and failing writes.
+///
+/// A view costs nothing to take. The first write to a keyspace while a view is alive copies the
+/// tree of that keyspace, though not the bytes of its keys and values: O(keys), once per view.
+/// Every batch is held twice, as written and as synced, and one that is not synced a third time,
+/// until the next sync.
+///
+/// ```
+/// use peerstore::memory::MemoryData;
+/// use peerstore::{AppBatch, ApplicationDataStorage, DataRead, Durability, Keyspace};
+/// # fn main() -> peerstore::Result<()> {
+/// let data = MemoryData::new();
+/// let view = data.view()?;
+/// let mut batch = AppBatch::default();
+/// batch.put(Keyspace::Data, "key", "value");
+/// data.write(&batch, Durability::Buffered)?;
+/// assert_eq!(data.get(Keyspace::Data, b"key")?.as_deref(), Some(&b"value"[..]));
+/// assert_eq!(view.get(Keyspace::Data, b"key")?, None);
+/// assert_eq!(data.crash_copy(0).get(Keyspace::Data, b"key")?, None);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct MemoryData {
+    journal: Arc<Journal<Keyspaces>>,
+}
+
+type Tree = BTreeMap<Bytes, Bytes>;
+
+/// One tree per keyspace, in the order of [`Keyspace::ALL`]; shared with the views of it.
+#[derive(Clone, Debug, Default)]
+struct Keyspaces([Arc<Tree>; Keyspace::ALL.len()]);
+
+impl MemoryData {
+    /// An empty store.
+    pub fn new() -> Self {
+        MemoryData {
+            journal: Arc::new(Journal::new("memory data")),
+        }
+    }
+
+    /// The store as it is after a power cut now, of which the first `kept` batches of
+    /// [`MemoryData::unsynced`] were spared: 0 is the worst, `usize::MAX` is the death of the process
+    /// alone. The copy is not poisoned; this store is not changed.
+    pub fn crash_copy(&self, kept: usize) -> Self {
+        MemoryData {
+            journal: Arc::new(self.journal.crash_copy(kept)),
+        }
+    }
+
+    /// How many batches a power cut could take away.
+    pub fn unsynced(&self) -> usize {
+        self.journal.unsynced()
+    }
+
+    /// Lets the next write or fsync fail, which poisons the store.
+    pub fn fail_next_write(&self, fault: WriteFault) {
+        self.journal.fail_next_write(fault);
+    }
+
+    fn image(&self) -> Keyspaces {
+        self.journal.read(Keyspaces::clone)
+    }
+}
+
+impl Default for MemoryData {
+    fn default() -> Self {
+        MemoryData::new()
+    }
+}
+
+impl Keyspaces {
+    fn tree(&self, keyspace: Keyspace) -> &Tree {
+        &self.0[keyspace as usize]
+    }
+
+    fn tree_mut(&mut self, keyspace: Keyspace) -> &mut Tree {
+        Arc::make_mut(&mut self.0[keyspace as usize])
+    }
+}
+
+impl Image for Keyspaces {
+    type Batch = AppBatch;
+
+    fn apply(&mut self, batch: &AppBatch) {
+        for op in batch.ops() {
+            match op {
+                AppOp::Put {
+                    keyspace,
+                    key,
+                    value,
+                } => {
+                    let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+                    self.tree_mut(keyspace).insert(key, value);
+                }
+                AppOp::Delete { keyspace, key } => {
+                    self.tree_mut(keyspace).remove(key);
+                }
+                AppOp::DeleteRange {
+                    keyspace,
+                    start,
+                    end,
+                } => {
+                    let tree = self.tree_mut(keyspace);
+                    let mut behind = tree.split_off(start);
+                    if !end.is_empty() {
+                        tree.append(&mut behind.split_off(end));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl DataRead for Keyspaces {
+    fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        Ok(self.tree(keyspace).get(key).map(|v| v.to_vec()))
+    }
+
+    fn multi_get(&self, keyspace: Keyspace, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>> {
+        keys.iter().map(|key| self.get(keyspace, key)).collect()
+    }
+
+    fn scan(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let end = match range.end.as_slice() {
+            [] => Bound::Unbounded,
+            end => Bound::Excluded(end),
+        };
+        let bounds = (Bound::Included(range.start.as_slice()), end);
+        for (key, value) in self.tree(keyspace).range::<[u8], _>(bounds) {
+            if let ControlFlow::Break(()) = visit(key, value)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl DataRead for MemoryData {
+    fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.journal.read(|image| image.get(keyspace, key))
+    }
+
+    fn multi_get(&self, keyspace: Keyspace, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>> {
+        self.journal.read(|image| image.multi_get(keyspace, keys))
+    }
+
+    fn scan(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
+        // Not under the lock: `visit` may write.
+        self.image().scan(keyspace, range, visit)
+    }
+}
+
+impl ApplicationDataStorage for MemoryData {
+    fn write(&self, batch: &AppBatch, durability: Durability) -> Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.journal
+            .write(batch, durability, 0, batch.bytes() as u64)
+    }
+
+    fn view(&self) -> Result<Box<dyn DataView>> {
+        Ok(Box::new(self.image()))
+    }
+
+    fn begin_import(&self, range: &KeyRange) -> Result<Box<dyn DataImport>> {
+        let mut batch = AppBatch::default();
+        for keyspace in Keyspace::APPLICATION {
+            batch.delete_range(keyspace, range);
+        }
+        Ok(Box::new(MemoryImport {
+            journal: Arc::clone(&self.journal),
+            range: range.clone(),
+            last: None,
+            batch,
+        }))
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.journal.sync()
+    }
+
+    fn stats(&self) -> AppStats {
+        let counts = self.journal.counts();
+        AppStats {
+            writes: counts.writes,
+            syncs: counts.syncs,
+            bytes: counts.bytes,
+        }
+    }
+}
+
+/// Collects one batch, so that here an import is atomic.
+struct MemoryImport {
+    journal: Arc<Journal<Keyspaces>>,
+    range: KeyRange,
+    // Position in `Keyspace::APPLICATION` and key of the last put.
+    last: Option<(usize, Vec<u8>)>,
+    batch: AppBatch,
+}
+
+impl DataImport for MemoryImport {
+    fn put(&mut self, keyspace: Keyspace, key: &[u8], value: &[u8]) -> Result<()> {
+        let refuse = |got: String, expected: &str| {
+            // An import does not know its region; 0 is none.
+            Err(Error::invalid(RegionId(0), "import", got, expected))
+        };
+        let Some(place) = Keyspace::APPLICATION.iter().position(|k| *k == keyspace) else {
+            return refuse(keyspace.name().into(), "a keyspace of the application");
+        };
+        let shown = || format!("{} key \"{}\"", keyspace.name(), key.escape_ascii());
+        if !self.range.contains(key) {
+            return refuse(shown(), &format!("a key in {}", self.range));
+        }
+        let this = (place, key.to_vec());
+        if self.last.as_ref().is_some_and(|last| *last >= this) {
+            return refuse(shown(), "keyspaces in their order, keys strictly ascending");
+        }
+        self.last = Some(this);
+        self.batch.put(keyspace, key, value);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        let bytes = self.batch.bytes() as u64;
+        self.journal
+            .write(&self.batch, Durability::Synced, 0, bytes)
+    }
+}
