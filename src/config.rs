@@ -9,9 +9,9 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::peer_storage::GcPolicy;
 use crate::types::Durability;
 
-mod size;
 mod yaml;
 
 #[cfg(test)]
@@ -43,7 +43,7 @@ pub struct Config {
     /// How snapshots are kept and built.
     pub snapshot: SnapshotConfig,
     /// The memory for the newest entries of all regions together.
-    #[serde(deserialize_with = "size::bytes")]
+    #[serde(deserialize_with = "crate::size::bytes")]
     pub entry_cache_bytes: u64,
     /// The memory of RocksDB, where a store is in it.
     pub rocksdb: RocksConfig,
@@ -82,7 +82,7 @@ pub struct SnapshotConfig {
     /// How hard zstd tries, 1 to 22. The others have no levels.
     pub compression_level: i32,
     /// A snapshot of at most this size travels inside raft's message, a larger one as a file.
-    #[serde(deserialize_with = "size::bytes")]
+    #[serde(deserialize_with = "crate::size::bytes")]
     pub inline_bytes_max: u64,
     /// The pause after a snapshot could not be built, before it is tried again.
     pub retry_backoff_ms: u64,
@@ -115,24 +115,11 @@ pub enum Compression {
 #[serde(default, deny_unknown_fields)]
 pub struct RocksConfig {
     /// The cache of blocks read from disk, shared by all keyspaces.
-    #[serde(deserialize_with = "size::bytes")]
+    #[serde(deserialize_with = "crate::size::bytes")]
     pub block_cache_bytes: u64,
     /// What one keyspace collects in memory before it writes a file.
-    #[serde(deserialize_with = "size::bytes")]
+    #[serde(deserialize_with = "crate::size::bytes")]
     pub write_buffer_bytes: u64,
-}
-
-/// When the front of a log is dropped. The first limit that is reached counts.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct GcPolicy {
-    /// A log of more applied entries is compacted.
-    pub entries_max: u64,
-    /// A log of more applied bytes is compacted.
-    #[serde(deserialize_with = "size::bytes")]
-    pub bytes_max: u64,
-    /// The entries behind the applied index that stay for slow followers.
-    pub entries_trailing: u64,
 }
 
 impl Default for Config {
@@ -178,16 +165,6 @@ impl Default for RocksConfig {
         RocksConfig {
             block_cache_bytes: 256 << 20,
             write_buffer_bytes: 64 << 20,
-        }
-    }
-}
-
-impl Default for GcPolicy {
-    fn default() -> Self {
-        GcPolicy {
-            entries_max: 100_000,
-            bytes_max: 64 << 20,
-            entries_trailing: 1_000,
         }
     }
 }

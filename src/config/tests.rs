@@ -191,7 +191,7 @@ fn sizes_are_read_with_their_unit_or_not_at_all() {
         ("16TiB", 16 << 40),
     ];
     for (text, bytes) in good {
-        assert_eq!(size::parse(text), Some(bytes), "{text}");
+        assert_eq!(crate::size::parse(text), Some(bytes), "{text}");
     }
     let bad = [
         "",
@@ -205,7 +205,7 @@ fn sizes_are_read_with_their_unit_or_not_at_all() {
         "0x10",
     ];
     for text in bad {
-        assert_eq!(size::parse(text), None, "{text}");
+        assert_eq!(crate::size::parse(text), None, "{text}");
     }
 }
 

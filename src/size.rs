@@ -20,12 +20,12 @@ const UNITS: [(&str, u64); 9] = [
 const EXPECTED: &str = "a number of bytes such as 4096, 64KiB, 16MiB or 1GB";
 
 /// Reads a number, or a number with a unit.
-pub(super) fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+pub(crate) fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     deserializer.deserialize_any(SizeVisitor)
 }
 
 /// `text` in bytes; nothing if it is no such number, or more than fits.
-pub(super) fn parse(text: &str) -> Option<u64> {
+pub(crate) fn parse(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
