@@ -7,34 +7,42 @@ use peerstore::{RegionId, SnapshotVerdict};
 
 use super::*;
 
-/// A store of every kind, and what keeps its directory there.
-fn stores() -> Result<
-    Vec<(
-        String,
-        Arc<dyn RaftSnapshotStorage>,
-        Option<tempfile::TempDir>,
-    )>,
-> {
-    let mut stores: Vec<(String, Arc<dyn RaftSnapshotStorage>, _)> =
-        vec![("memory".into(), Arc::new(MemorySnapshots::new()), None)];
+/// A store, what to call it, and what keeps its directory there.
+struct Case {
+    name: String,
+    store: Arc<dyn RaftSnapshotStorage>,
+    _dir: Option<tempfile::TempDir>,
+}
+
+/// A store of every kind.
+fn stores() -> Result<Vec<Case>> {
+    let mut stores = vec![Case {
+        name: "memory".into(),
+        store: Arc::new(MemorySnapshots::new()),
+        _dir: None,
+    }];
     for compression in COMPRESSIONS {
         let store = open_dir(&MemFs::new(), compression)?;
-        stores.push((
-            format!("files in memory, {compression:?}"),
-            Arc::new(store),
-            None,
-        ));
+        stores.push(Case {
+            name: format!("files in memory, {compression:?}"),
+            store: Arc::new(store),
+            _dir: None,
+        });
     }
     let dir = tempfile::tempdir().expect("a temporary directory");
     let options = options(Compression::default());
     let store = SnapshotDir::open(Arc::new(DiskFs), dir.path().join("snapshots"), options)?;
-    stores.push(("files on disk".into(), Arc::new(store), Some(dir)));
+    stores.push(Case {
+        name: "files on disk".into(),
+        store: Arc::new(store),
+        _dir: Some(dir),
+    });
     Ok(stores)
 }
 
 /// Runs `case` over every store.
 fn each(case: impl Fn(&dyn RaftSnapshotStorage) -> Result<()>) {
-    for (name, store, _dir) in stores().expect("stores") {
+    for Case { name, store, _dir } in stores().expect("stores") {
         if let Err(error) = case(&*store) {
             panic!("{name}: {error}");
         }
