@@ -27,9 +27,7 @@ fn main() -> Outcome<()> {
     collect(Path::new(&source), &mut text)?;
     let mut noise = vec![0; SAMPLE_BYTES];
     blake3::Hasher::new().finalize_xof().fill(&mut noise);
-    println!(
-        "sample, compression, block KiB, write MB/s, read MB/s, receive MB/s, ratio"
-    );
+    println!("sample, compression, block KiB, write MB/s, read MB/s, receive MB/s, ratio");
     let before = memory_kib("VmRSS:")?;
     let codecs = [
         Compression::None,
