@@ -19,7 +19,7 @@ enum Slot {
         /// Its readers.
         users: usize,
         /// Nothing if head or foot could not be read when the store was opened.
-        info: Option<SnapshotInfo>,
+        info: Option<Arc<SnapshotInfo>>,
     },
 }
 
@@ -36,12 +36,15 @@ impl Index {
     }
 
     pub(super) fn insert(&self, key: SnapshotKey, info: Option<SnapshotInfo>) {
+        let info = info.map(Arc::new);
         self.slots().insert(key, Slot::Present { users: 0, info });
     }
 
     pub(super) fn list(&self, region: Option<RegionId>) -> Vec<SnapshotInfo> {
         let listed = |(key, slot): (&SnapshotKey, &Slot)| match slot {
-            Slot::Present { info, .. } if region.is_none_or(|r| r == key.region) => info.clone(),
+            Slot::Present {
+                info: Some(info), ..
+            } if region.is_none_or(|r| r == key.region) => Some(SnapshotInfo::clone(info)),
             _ => None,
         };
         self.slots().iter().filter_map(listed).collect()

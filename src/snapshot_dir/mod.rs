@@ -42,7 +42,8 @@ const LOCK_NAME: &str = "LOCK";
 pub struct SnapshotOptions {
     /// How the content is compressed.
     pub compression: Compression,
-    /// The content of one block: what is compressed and checked at once. From 1 to 1,048,576.
+    /// The content of one block: what is compressed and checked at once. From 1 to 1,048,576, the
+    /// default. A writer and a reader take twice as much, and what the compressor needs.
     pub block_bytes: u32,
     /// The largest file that is received.
     pub file_bytes_max: u64,
@@ -52,7 +53,7 @@ impl Default for SnapshotOptions {
     fn default() -> Self {
         SnapshotOptions {
             compression: Compression::default(),
-            block_bytes: 256 << 10,
+            block_bytes: BLOCK_BYTES_MAX,
             file_bytes_max: u64::MAX,
         }
     }
