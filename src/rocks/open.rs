@@ -127,13 +127,13 @@ fn create(dir: &Path, mut database: Options, layout: Layout) -> Result<Db> {
     Ok(db)
 }
 
+/// Puts the format version into a table, so that no damage to the write-ahead log can hide it.
 fn put_format(db: &Db, dir: &Path, family: &str) -> Result<()> {
     let Some(family) = db.cf_handle(family) else {
         return Err(foreign(dir, format!("no column family {family}")));
     };
-    let mut synced = rocksdb::WriteOptions::default();
-    synced.set_sync(true);
-    db.put_cf_opt(&family, FORMAT_KEY, FORMAT_VERSION.to_be_bytes(), &synced)
+    db.put_cf(&family, FORMAT_KEY, FORMAT_VERSION.to_be_bytes())
+        .and_then(|()| db.flush_cf(&family))
         .map_err(|e| engine_error("write the format version to", dir, e))
 }
 
