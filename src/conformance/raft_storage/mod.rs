@@ -253,9 +253,10 @@ fn hard_state(term: u64, vote: u64, commit: u64) -> HardState {
 }
 
 fn voters(ids: &[u64]) -> ConfState {
-    let mut state = ConfState::default();
-    state.voters = ids.to_vec();
-    state
+    ConfState {
+        voters: ids.to_vec(),
+        ..ConfState::default()
+    }
 }
 
 /// A configuration in which no field has its default.
