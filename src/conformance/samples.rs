@@ -38,6 +38,6 @@ pub(super) fn size(entries: &[Entry]) -> u64 {
 }
 
 /// `Bytes` or `Vec`, as the codec of raft has it.
-fn convert<T: From<Vec<u8>>>(data: Vec<u8>) -> T {
+pub(super) fn convert<T: From<Vec<u8>>>(data: Vec<u8>) -> T {
     data.into()
 }
