@@ -6,6 +6,9 @@ mod broken_data;
 mod broken_logs;
 #[path = "conformance/plain_storage.rs"]
 mod plain_storage;
+#[cfg(feature = "rocksdb")]
+#[path = "conformance/rocks.rs"]
+mod rocks;
 
 use peerstore::conformance::{self, Harness};
 use peerstore::memory::{MemoryData, MemoryLog};

@@ -10,11 +10,12 @@ pub(super) fn entry(index: u64, term: u64) -> Entry {
 
 /// An entry with `data`.
 pub(super) fn sized_entry(index: u64, term: u64, data: impl Into<Vec<u8>>) -> Entry {
-    let mut entry = Entry::default();
-    entry.index = index;
-    entry.term = term;
-    entry.data = convert(data.into());
-    entry
+    Entry {
+        index,
+        term,
+        data: convert(data.into()),
+        ..Entry::default()
+    }
 }
 
 /// An entry in which no field has its default.
@@ -37,6 +38,6 @@ pub(super) fn size(entries: &[Entry]) -> u64 {
 }
 
 /// `Bytes` or `Vec`, as the codec of raft has it.
-fn convert<T: From<Vec<u8>>>(data: Vec<u8>) -> T {
+pub(super) fn convert<T: From<Vec<u8>>>(data: Vec<u8>) -> T {
     data.into()
 }

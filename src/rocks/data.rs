@@ -93,7 +93,7 @@ impl ApplicationDataStorage for RocksData {
             return Ok(());
         }
         let slots = batch.ops().count();
-        let mut target = self.engine.batch(durability, batch.bytes() + 16 * slots);
+        let mut target = self.engine.batch(batch.bytes() + 16 * slots);
         for op in batch.ops() {
             match op {
                 AppOp::Put {

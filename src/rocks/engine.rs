@@ -12,7 +12,7 @@ use rocksdb::{
 
 use super::open::{self, DirLock, Layout};
 use super::options::RocksOptions;
-use super::wal;
+use super::wal::Mark;
 use crate::error::{Error, Result};
 use crate::types::{Durability, RegionId};
 
@@ -49,6 +49,8 @@ pub(super) struct Engine {
     syncs_at_open: u64,
     // The first failure of a write or sync. Once set, nothing is written any more.
     first_failure: OnceLock<String>,
+    // Every write up to this sequence number, inclusive, is known to be on the medium.
+    durable: AtomicU64,
     writes: AtomicU64,
     bytes: AtomicU64,
     _lock: DirLock,
@@ -77,12 +79,13 @@ impl Engine {
             options,
             syncs_at_open: 0,
             first_failure: OnceLock::new(),
+            durable: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             _lock: lock,
         };
         let mut opened = WriteBatch::default();
-        opened.put_log_data(wal::OPENED_MARK);
+        opened.put_log_data(Mark::Opened.encode());
         engine.write_durably(opened, Durability::Synced)?;
         engine.syncs_at_open = engine.synced();
         Ok(Arc::new(engine))
@@ -101,12 +104,10 @@ impl Engine {
         &self.path
     }
 
-    /// A batch to be given to [`Engine::write`] with the same durability.
-    pub(super) fn batch(&self, durability: Durability, capacity_bytes: usize) -> WriteBatch {
+    /// A batch to be filled and given to [`Engine::write`]. It starts with a [`Mark`].
+    pub(super) fn batch(&self, capacity_bytes: usize) -> WriteBatch {
         let mut batch = WriteBatch::with_capacity_bytes(capacity_bytes + 64);
-        if durability == Durability::Synced {
-            batch.put_log_data(wal::SYNCED_MARK);
-        }
+        batch.put_log_data(Mark::Durable(self.durable.load(Relaxed)).encode());
         batch
     }
 
@@ -124,14 +125,22 @@ impl Engine {
     }
 
     fn write_durably(&self, batch: WriteBatch, durability: Durability) -> Result<()> {
+        let synced = durability == Durability::Synced;
         let mut options = WriteOptions::default();
-        options.set_sync(durability == Durability::Synced);
-        self.unless_poisoned("write to", |db| db.write_opt(batch, &options))
+        options.set_sync(synced);
+        // The batch gets sequence numbers behind those that are given out now, so these, and as many
+        // as it takes, are durable with it.
+        let durable = self.db().latest_sequence_number() + batch.len() as u64;
+        self.unless_poisoned("write to", |db| db.write_opt(batch, &options))?;
+        if synced {
+            self.durable.fetch_max(durable, Relaxed);
+        }
+        Ok(())
     }
 
-    /// Makes everything that was written before durable.
+    /// Makes everything that was written before durable: a synced write of nothing but its mark.
     pub(super) fn sync(&self) -> Result<()> {
-        self.unless_poisoned("sync", |db| db.flush_wal(true))
+        self.write_durably(self.batch(0), Durability::Synced)
     }
 
     /// Does what changes the database. Its first failure is the last: the engine may have written a

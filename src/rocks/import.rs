@@ -178,7 +178,7 @@ impl RocksImport {
     /// Clears the range, unless nothing is in it: a new replica's is empty, and a range tombstone over
     /// it would force the memtables out.
     fn clear_range(&self) -> Result<()> {
-        let mut batch = self.engine.batch(Durability::Synced, 0);
+        let mut batch = self.engine.batch(0);
         let mut found = false;
         for keyspace in Keyspace::APPLICATION {
             if self.has_key(keyspace)? {

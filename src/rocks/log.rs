@@ -146,7 +146,7 @@ impl RaftLogStorage for RocksLog {
         }
         let mut writer = Writer {
             engine: &self.engine,
-            batch: self.engine.batch(durability, expected_bytes(batch)),
+            batch: self.engine.batch(expected_bytes(batch)),
             buffer: Vec::new(),
             entries: 0,
             bytes: 0,

@@ -127,13 +127,13 @@ fn create(dir: &Path, mut database: Options, layout: Layout) -> Result<Db> {
     Ok(db)
 }
 
+/// Puts the format version into a table, so that no damage to the write-ahead log can hide it.
 fn put_format(db: &Db, dir: &Path, family: &str) -> Result<()> {
     let Some(family) = db.cf_handle(family) else {
         return Err(foreign(dir, format!("no column family {family}")));
     };
-    let mut synced = rocksdb::WriteOptions::default();
-    synced.set_sync(true);
-    db.put_cf_opt(&family, FORMAT_KEY, FORMAT_VERSION.to_be_bytes(), &synced)
+    db.put_cf(&family, FORMAT_KEY, FORMAT_VERSION.to_be_bytes())
+        .and_then(|()| db.flush_cf(&family))
         .map_err(|e| engine_error("write the format version to", dir, e))
 }
 
@@ -178,8 +178,12 @@ fn check_format(dir: &Path, layout: &Layout) -> Result<()> {
         ));
     }
     let stored = {
-        // With this one column family the replay of the log takes in nothing but it.
-        let db = Db::open_cf_for_read_only(&Options::default(), dir, [family], false)
+        // With this one column family the replay of the log takes in nothing but it. Without the
+        // tracking that the database was written with, RocksDB 11.8 would want to write to the
+        // manifest here, and crash because it may not.
+        let mut options = Options::default();
+        options.set_track_and_verify_wals_in_manifest(true);
+        let db = Db::open_cf_for_read_only(&options, dir, [family], false)
             .map_err(|e| open_error(dir, e))?;
         let handle = db.cf_handle(family);
         let handle = handle.ok_or_else(|| foreign(dir, format!("no column family {family}")))?;

@@ -3,16 +3,15 @@
 //!
 //! RocksDB replays up to the first damaged record and drops what comes behind, without an error. At a
 //! torn tail that is right. In the middle it would undo acknowledged writes. What tells them apart:
-//! every synced write starts with a mark of ours, and RocksDB begins the next synced write only when
-//! the fsync of the one before has returned. So damage that two marked records follow was durable
-//! once, and is not a torn tail. One record may have been in flight together with what is damaged.
+//! every write starts with a mark of ours that says which sequence numbers were durable before it.
+//! Damage where a later mark says durable is not a torn tail.
 //!
 //! Each open starts with a mark too: what lies before it was judged by an earlier recovery.
 //!
-//! The format (RocksDB's `log_format.h`): blocks of 32 KiB; in each, records of crc u32 (masked CRC-32C
-//! of the rest), length u16, type u8, payload, all little-endian; less than 7 bytes at the end of a block are
-//! unused. The payload of a first or full record: sequence u64, count u32, then operations; one that
-//! is only for the log is a byte 3, a length, and its bytes.
+//! The format (RocksDB's `log_format.h`): blocks of 32 KiB; in each, records of crc u32 (masked
+//! CRC-32C of the rest), length u16, type u8 and payload, all little-endian; less than 7 bytes at the
+//! end of a block are unused. The payload of a first or full record: sequence u64, count u32, then
+//! operations; one that is only for the log is a byte 3, a length, and its bytes.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
@@ -20,26 +19,63 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// The first operation of every synced write.
-pub(super) const SYNCED_MARK: &[u8] = b"psS";
-/// The first operation of the first write after an open.
-pub(super) const OPENED_MARK: &[u8] = b"psO";
+/// The first operation of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// The database was opened: everything before has been recovered.
+    Opened,
+    /// Everything up to this sequence number, inclusive, was durable before the write began.
+    Durable(u64),
+}
+
+/// Tells our marks from other data that somebody might put there, and their kinds apart.
+const OPENED: &[u8] = b"psO";
+const DURABLE: &[u8] = b"psD";
+
+impl Mark {
+    /// Its bytes, to be put into the log only.
+    pub(super) fn encode(self) -> Vec<u8> {
+        match self {
+            Mark::Opened => OPENED.to_vec(),
+            Mark::Durable(sequence) => [DURABLE, &sequence.to_be_bytes()].concat(),
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Mark> {
+        if bytes == OPENED {
+            return Some(Mark::Opened);
+        }
+        let sequence = bytes.strip_prefix(DURABLE)?.try_into().ok()?;
+        Some(Mark::Durable(u64::from_be_bytes(sequence)))
+    }
+}
 
 const BLOCK_BYTES: usize = 32 << 10;
 const HEADER_BYTES: usize = 7;
-/// Sequence and count, before the operations of a write.
-const BATCH_HEAD_BYTES: usize = 12;
+/// The types of the pieces of a write.
+const FULL: u8 = 1;
+const FIRST: u8 = 2;
+const MIDDLE: u8 = 3;
+const LAST: u8 = 4;
+/// The operation that is only for the log.
 const LOG_DATA: u8 = 3;
-/// So many synced writes behind damage prove that it had been synced.
-const PROOF: u32 = 2;
 
 /// Looks through the log files in `dir`.
 ///
 /// # Errors
-/// `Corruption` with file and offset if synced writes lie behind damage; `Io`.
+/// `Corruption` with file and offset if there is damage where all was durable; `IncompleteStore` if
+/// there is no file; `Io`.
 pub(super) fn check(dir: &Path) -> Result<()> {
+    let files = log_files(dir)?;
+    if files.is_empty() {
+        // Every open starts one and syncs its mark.
+        return Err(Error::IncompleteStore {
+            path: dir.to_path_buf(),
+            missing: "the write-ahead log".into(),
+        });
+    }
     let mut scan = Scan::default();
-    for path in log_files(dir)? {
+    for path in files {
         scan.file(&path)?;
     }
     Ok(())
@@ -61,11 +97,14 @@ fn log_files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(files.into_iter().map(|(_, path)| path).collect())
 }
 
-/// The first damage, if any, and how many synced writes were seen behind it.
+/// What was seen so far.
 #[derive(Default)]
 struct Scan {
+    // The last sequence number before the damage, or before here if there is none.
+    last_sequence: Option<u64>,
+    // The first damage: where, and how it shows.
     damage: Option<(PathBuf, u64, &'static str)>,
-    synced_behind: u32,
+    // Whether the last record read goes on in the next.
     in_record: bool,
 }
 
@@ -105,13 +144,17 @@ impl Scan {
                 Record::Damaged(how) => {
                     self.damaged(path, offset + at as u64, how);
                     self.in_record = false;
-                    return Ok(());
+                    // Its length may be damaged too, so the next one is wherever a checksum matches.
+                    let next = (at + 1..block.len()).find(|next| begins_record(&block[*next..]));
+                    let Some(next) = next else {
+                        return Ok(());
+                    };
+                    at = next;
                 }
                 Record::Whole { kind, payload } => {
                     at += HEADER_BYTES + payload.len();
-                    // Full 1, first 2, middle 3, last 4.
-                    self.in_record = matches!(kind, 2 | 3);
-                    if matches!(kind, 1 | 2) {
+                    self.in_record = matches!(kind, FIRST | MIDDLE);
+                    if matches!(kind, FULL | FIRST) {
                         self.write_starts(payload)?;
                     }
                 }
@@ -125,19 +168,25 @@ impl Scan {
     }
 
     fn write_starts(&mut self, payload: &[u8]) -> Result<()> {
-        match mark(payload) {
-            Some(OPENED_MARK) => {
-                self.damage = None;
-                self.synced_behind = 0;
-            }
-            Some(SYNCED_MARK) if self.damage.is_some() => self.synced_behind += 1,
-            _ => {}
+        let Some((first, count, mark)) = write_head(payload) else {
+            return Ok(());
+        };
+        if mark == Some(Mark::Opened) {
+            (self.damage, self.last_sequence) = (None, None);
         }
-        match &self.damage {
-            Some((path, offset, how)) if self.synced_behind >= PROOF => Err(Error::corruption(
+        let Some((path, offset, how)) = &self.damage else {
+            self.last_sequence = Some(first.saturating_add(count.into()).saturating_sub(1));
+            return Ok(());
+        };
+        // What is damaged begins behind the last good write, or at the latest before this one.
+        let damaged = self
+            .last_sequence
+            .map_or(first.saturating_sub(1), |last| last.saturating_add(1));
+        match mark {
+            Some(Mark::Durable(durable)) if durable >= damaged => Err(Error::corruption(
                 None,
                 format!("write-ahead log {}", path.display()),
-                format!("offset {offset}: {how}, yet synced writes lie behind it"),
+                format!("offset {offset}: {how}, in what was durable up to sequence {durable}"),
             )),
             _ => Ok(()),
         }
@@ -184,10 +233,26 @@ fn record(bytes: &[u8], block_is_full: bool) -> Record<'_> {
     }
 }
 
-/// The mark that a write starts with.
-fn mark(payload: &[u8]) -> Option<&[u8]> {
-    let (&[kind, length], rest) = payload.get(BATCH_HEAD_BYTES..)?.split_first_chunk::<2>()?;
-    (kind == LOG_DATA)
-        .then(|| rest.get(..usize::from(length)))
-        .flatten()
+/// Whether a piece of a write begins here: its checksum is computed only if its type is possible.
+fn begins_record(bytes: &[u8]) -> bool {
+    bytes
+        .get(6)
+        .is_some_and(|kind| (FULL..=LAST).contains(kind))
+        && matches!(record(bytes, false), Record::Whole { .. })
+}
+
+/// The first sequence number of a write, how many it takes, and its mark.
+fn write_head(payload: &[u8]) -> Option<(u64, u32, Option<Mark>)> {
+    let (sequence, rest) = payload.split_first_chunk::<8>()?;
+    let (count, operations) = rest.split_first_chunk::<4>()?;
+    let mark = || {
+        let (&[kind, length], rest) = operations.split_first_chunk::<2>()?;
+        let bytes = rest.get(..usize::from(length))?;
+        Mark::decode(bytes).filter(|_| kind == LOG_DATA)
+    };
+    Some((
+        u64::from_le_bytes(*sequence),
+        u32::from_le_bytes(*count),
+        mark(),
+    ))
 }

@@ -56,7 +56,7 @@ mod snapshots;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, Storage, StorageError};
 
-use super::samples::{entries as samples, full_entry};
+use super::samples::{convert, entries as samples, full_entry};
 use super::{Case, Failure, report};
 
 /// A storage and how it is written to by hand. The suite makes one anew for every case: the storage
@@ -253,9 +253,10 @@ fn hard_state(term: u64, vote: u64, commit: u64) -> HardState {
 }
 
 fn voters(ids: &[u64]) -> ConfState {
-    let mut state = ConfState::default();
-    state.voters = ids.to_vec();
-    state
+    ConfState {
+        voters: ids.to_vec(),
+        ..ConfState::default()
+    }
 }
 
 /// A configuration in which no field has its default.
@@ -270,10 +271,6 @@ fn joint() -> ConfState {
 
 fn snapshot_of<U: StorageUnderTest>(u: &U, index: u64, term: u64, conf: ConfState) -> Snapshot {
     let mut snapshot = Snapshot::default();
-    // `Bytes` or `Vec`, as the codec of raft has it.
-    fn convert<T: From<Vec<u8>>>(data: Vec<u8>) -> T {
-        data.into()
-    }
     snapshot.data = convert(u.snapshot_data());
     let metadata = snapshot.mut_metadata();
     (metadata.index, metadata.term) = (index, term);
