@@ -94,7 +94,6 @@ mod tests {
             conf(&[1], &[1, 2], &[], &[1]),
             conf(&[], &[], &[2], &[]),
             conf(&[], &[1], &[], &[]),
-            conf(&[1, 1], &[], &[], &[]),
         ];
         for case in cases {
             let checked = check_conf_state(&case);
