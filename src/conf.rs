@@ -104,4 +104,10 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn ids_that_raft_would_fold_or_misuse_are_refused() {
+        assert!(check_conf_state(&conf(&[1, 1], &[], &[], &[])).is_err());
+        assert!(check_conf_state(&conf(&[1, 0], &[], &[], &[])).is_err());
+    }
 }
