@@ -16,7 +16,13 @@ pub fn data_flow() -> String {
         graph.node(id, Kind::Memory, label);
         graph.edge("ready", id, "");
     }
+    draw_persist(&mut graph);
+    draw_apply(&mut graph);
+    draw_snapshot(&mut graph);
+    graph.finish()
+}
 
+fn draw_persist(graph: &mut Graph) {
     graph.node("persist", Kind::Call, "PeerStorage::persist or stage");
     graph.node(
         "log_batch",
@@ -37,7 +43,9 @@ pub fn data_flow() -> String {
     graph.edge("persist", "log_batch", "");
     graph.edge("log_batch", "log", "");
     graph.edge("log", "sent", "");
+}
 
+fn draw_apply(graph: &mut Graph) {
     graph.node(
         "apply",
         Kind::Call,
@@ -58,7 +66,9 @@ pub fn data_flow() -> String {
     graph.edge("apply", "app_batch", "");
     graph.edge("app_batch", "data", "");
     graph.edge("data", "applied", "");
+}
 
+fn draw_snapshot(graph: &mut Graph) {
     graph.node("asked", Kind::Call, "Storage::snapshot() of a leader");
     graph.node(
         "view",
@@ -85,7 +95,6 @@ pub fn data_flow() -> String {
     graph.edge("file", "transfer", "");
     graph.dashed("transfer", "install", "another node");
     graph.edge("snapshot", "install", "");
-    graph.finish()
 }
 
 /// How a snapshot of a leader replaces log and data, and where a crash leaves it.

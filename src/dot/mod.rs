@@ -29,8 +29,11 @@ pub use states::snapshot_states;
 pub use storage::{live, peer_storage};
 pub use tables::{keyspaces, layers};
 
-/// Every picture that needs no storage: the name of its file, and what draws it.
-pub const PICTURES: [(&str, fn() -> String); 7] = [
+/// The name of a picture's file, and what draws it.
+pub type Picture = (&'static str, fn() -> String);
+
+/// Every picture that needs no storage.
+pub const PICTURES: [Picture; 7] = [
     ("data_flow", data_flow),
     ("install", install),
     ("keyspaces", keyspaces),
