@@ -7,6 +7,7 @@ mod conf;
 mod config;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+pub mod dot;
 mod entry_cache;
 mod error;
 mod fs;
