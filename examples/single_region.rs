@@ -49,7 +49,7 @@ fn handle_ready(raft: &mut RawNode<PeerStorage>) -> Result<()> {
     Ok(())
 }
 
-/// Keeps each word under its number, in one batch with the applied index: a crash repeats nothing.
+/// Keeps each word under its number, in one batch with the applied index: no crash parts them.
 fn apply(storage: &mut PeerStorage, committed: &[Entry]) -> Result<()> {
     let mut count = words(storage)?;
     storage.apply(committed, |entry, batch| {

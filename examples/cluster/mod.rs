@@ -19,6 +19,8 @@ mod options;
 mod peer;
 mod report;
 mod store;
+#[path = "../support/svg.rs"]
+mod svg;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -154,7 +156,12 @@ impl Demo {
         check::compare(&self.cluster, &self.input)?;
         let retries = self.lanes.values().map(|lane| lane.retries).sum();
         report::print(&self.cluster, &self.input, load_time, retries);
-        report::draw(&self.cluster, options.dir.as_deref())
+        let store = self
+            .cluster
+            .stores
+            .get(&victim)
+            .ok_or("the store is gone")?;
+        report::draw(store, options.dir.as_deref())
     }
 
     /// Goes on until `reached`.

@@ -1,13 +1,14 @@
 //! What it took: a table, and diagrams of the regions as they are.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
 
 use super::input::Input;
 use super::net::{Cluster, STORES};
-use super::{Outcome, shown};
+use super::store::Store;
+use super::{Outcome, shown, svg};
 
 const MIB: f64 = (1 << 20) as f64;
 
@@ -30,7 +31,7 @@ pub fn print(cluster: &Cluster, input: &Input, load_time: Duration, retries: u64
         "cold\nreads",
     ];
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(header);
+    table.load_style(UTF8_BORDERS_ONLY).set_header(header);
     for column in table.column_iter_mut() {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -54,28 +55,21 @@ pub fn print(cluster: &Cluster, input: &Input, load_time: Duration, retries: u64
     println!("{table}\n");
 }
 
-/// Draws each region of the first store, into `dir` if it is kept, else beside what cargo has built.
-pub fn draw(cluster: &Cluster, dir: Option<&Path>) -> Outcome<()> {
-    let built = std::env::current_exe()?
-        .ancestors()
-        .nth(3)
-        .map(Path::to_path_buf);
+/// Draws the regions of `store` as they are, as dot text and as SVG: into `dir` if it is kept, else
+/// beside what cargo has built.
+pub fn draw(store: &Store, dir: Option<&Path>) -> Outcome<()> {
+    let built = std::env::current_exe()?;
+    let built = built.ancestors().nth(3).map(Path::to_path_buf);
     let kept = dir.map(|dir| dir.join("diagrams"));
     let target = kept.unwrap_or_else(|| built.unwrap_or_else(std::env::temp_dir).join("demo"));
     std::fs::create_dir_all(&target)?;
-    let mut written: Vec<PathBuf> = Vec::new();
-    for (region, peer) in cluster
-        .stores
-        .values()
-        .take(1)
-        .flat_map(|store| &store.peers)
-    {
-        let path = target.join(format!("region-{region}.txt"));
-        std::fs::write(&path, format!("{:#?}\n", peer.raft.store()))?;
-        written.push(path);
+    for (region, peer) in &store.peers {
+        let text = peerstore::dot::live(peer.raft.store());
+        let picture = svg::render(&text).map_err(|e| format!("region {region}: {e}"))?;
+        std::fs::write(target.join(format!("region-{region}.dot")), text)?;
+        std::fs::write(target.join(format!("region-{region}.svg")), picture)?;
     }
-    if let Some(first) = written.first() {
-        println!("diagrams of the regions: {} and so on", shown(first));
-    }
+    let (id, count, path) = (store.id, store.peers.len(), shown(&target));
+    println!("store {id} as it is now: {path}/region-1.svg, and so on to {count}");
     Ok(())
 }
