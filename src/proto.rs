@@ -328,9 +328,7 @@ impl From<&ConfState> for wire::ConfState {
 
 impl From<wire::ConfState> for ConfState {
     fn from(s: wire::ConfState) -> Self {
-        let mut state = ConfState::default();
-        state.voters = s.voters;
-        state.learners = s.learners;
+        let mut state = ConfState::from((s.voters, s.learners));
         state.voters_outgoing = s.voters_outgoing;
         state.learners_next = s.learners_next;
         state.auto_leave = s.auto_leave;
