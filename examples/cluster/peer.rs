@@ -14,8 +14,8 @@ pub struct Peer {
     pub raft: RawNode<PeerStorage>,
     // How many parts are not durable yet.
     staged: usize,
-    // Since when a snapshot is being installed. Nothing else happens to the region meanwhile.
-    installing: Option<Instant>,
+    // A snapshot is being installed: nothing else happens to the region meanwhile.
+    installing: bool,
     pub snapshots: Snapshots,
     /// Entries that a worker read back from the log for a slow follower.
     pub cold_reads: u64,
@@ -25,7 +25,9 @@ pub struct Peer {
 #[derive(Clone, Copy, Default)]
 pub struct Snapshots {
     pub installed: u64,
+    /// Of their files.
     pub bytes: u64,
+    /// Spent on reading the files and replacing the data.
     pub time: Duration,
 }
 
@@ -59,7 +61,7 @@ impl Peer {
         Ok(Peer {
             raft: RawNode::new(&config, storage, &raft_logger())?,
             staged: 0,
-            installing: None,
+            installing: false,
             snapshots: Snapshots::default(),
             cold_reads: 0,
         })
@@ -76,11 +78,11 @@ impl Peer {
     /// Whether the data is as of `index`. While a snapshot is installed the applied index is ahead of
     /// the data already.
     pub fn has_applied(&self, index: u64) -> bool {
-        self.installing.is_none() && self.raft.store().applied_index() == index
+        !self.installing && self.raft.store().applied_index() == index
     }
 
     pub fn tick(&mut self) {
-        if self.installing.is_none() {
+        if !self.installing {
             self.raft.tick();
         }
     }
@@ -98,7 +100,7 @@ impl Peer {
     pub fn take_ready(&mut self, batch: &mut LogBatch, out: &mut Outbox) -> Outcome<Option<Part>> {
         // A snapshot replaces the log, so everything before it has to be durable first.
         let snapshot_must_wait = self.staged > 0 && self.raft.snap().is_some();
-        if self.installing.is_some() || snapshot_must_wait || !self.raft.has_ready() {
+        if self.installing || snapshot_must_wait || !self.raft.has_ready() {
             return Ok(None);
         }
         let region = self.region();
@@ -106,11 +108,13 @@ impl Peer {
         // A leader's messages leave before its own write: the followers' disks work at the same time.
         out.send(region, ready.take_messages());
         let applied = self.apply(&ready.take_committed_entries(), out)?;
-        if !ready.snapshot().is_empty() {
-            self.installing = Some(Instant::now());
-        }
+        self.installing = !ready.snapshot().is_empty();
+        let started = Instant::now();
         let staged = self.raft.mut_store().stage(&mut ready, batch)?;
         self.staged += 1;
+        if self.installing {
+            self.snapshots.time += started.elapsed();
+        }
         let part = Part {
             region,
             number: ready.number(),
@@ -127,15 +131,17 @@ impl Peer {
 
     /// The writes of `part` are durable: now its messages may leave, and a snapshot is restored.
     pub fn on_durable(&mut self, part: Part, out: &mut Outbox) -> Outcome<()> {
+        let started = Instant::now();
         self.raft.mut_store().persisted(part.staged)?;
         self.staged -= 1;
         out.send(part.region, part.messages);
         self.raft.on_persist_ready(part.number);
-        if let Some(since) = self.installing.take() {
+        if self.installing {
             let index = self.raft.store().applied_index();
             self.raft.advance_apply_to(index);
             self.snapshots.installed += 1;
-            self.snapshots.time += since.elapsed();
+            self.snapshots.time += started.elapsed();
+            self.installing = false;
         }
         Ok(())
     }
