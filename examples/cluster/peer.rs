@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use peerstore::{Error, LogBatch, PeerStorage, Staged, raft_logger};
-use raft::eraftpb::{Entry, Message};
+use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{RawNode, StateRole};
 
 use super::Outcome;
@@ -16,6 +16,8 @@ pub struct Peer {
     staged: usize,
     // A snapshot is being installed: nothing else happens to the region meanwhile.
     installing: bool,
+    // The compaction that was proposed last: its term and first index.
+    compaction: (u64, u64),
     pub snapshots: Snapshots,
     /// Entries that a worker read back from the log for a slow follower.
     pub cold_reads: u64,
@@ -62,6 +64,7 @@ impl Peer {
             raft: RawNode::new(&config, storage, &raft_logger())?,
             staged: 0,
             installing: false,
+            compaction: (0, 0),
             snapshots: Snapshots::default(),
             cold_reads: 0,
         })
@@ -92,6 +95,41 @@ impl Peer {
         for context in self.raft.store().take_fetched() {
             self.raft.on_entries_fetched(context);
             self.cold_reads += 1;
+        }
+    }
+
+    /// Has every replica compact its log, if the policy says so and no compaction is under way.
+    /// `slowest` is the follower that is furthest behind, of those that are worth waiting for.
+    pub fn compact_by_policy(&mut self, slowest: Option<u64>) -> Outcome<()> {
+        let (storage, term) = (self.raft.store(), self.raft.raft.term);
+        let is_under_way =
+            self.compaction.0 == term && self.compaction.1 > storage.truncated_index() + 1;
+        match storage.first_index_by_policy(slowest)? {
+            Some(first_index) if !is_under_way => self.propose_compaction(first_index),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn propose_compaction(&mut self, first_index: u64) -> Outcome<()> {
+        self.compaction = (self.raft.raft.term, first_index);
+        let entry = Entry {
+            data: Command::Compact { first_index }.encode().into(),
+            ..Default::default()
+        };
+        self.propose(vec![entry])?;
+        Ok(())
+    }
+
+    /// Proposes entries in one message. False if raft has dropped them: the leader is on its way out.
+    pub fn propose(&mut self, entries: Vec<Entry>) -> Outcome<bool> {
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.raft.raft.id;
+        message.set_entries(entries.into());
+        match self.raft.step(message) {
+            Ok(()) => Ok(true),
+            Err(raft::Error::ProposalDropped) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 
