@@ -18,7 +18,7 @@ use crate::app_store::{AppBatch, DataImport, Keyspace};
 use crate::conf::check_conf_state;
 use crate::error::{Error, Result};
 use crate::keys::region_key;
-use crate::proto::{PeerState, RaftApplyState, RaftLocalState, Region, RegionLocalState};
+use crate::proto::{PeerState, RaftApplyState, RaftLocalState, Region, RegionLocalState, wire};
 use crate::raft_log::LogBatch;
 use crate::snapshot_store::{RaftSnapshotStorage, SnapshotInfo, SnapshotKey};
 use crate::types::LogPosition;
@@ -85,8 +85,13 @@ impl PeerStorage {
             commit_index: index,
             commit_term: term,
         };
+        // The log that is written from this after a crash ends at the snapshot, and so must its commit:
+        // what came behind the snapshot was not acknowledged yet.
         let pending = PendingSnapshot {
-            hard_state: (&hard_state).into(),
+            hard_state: wire::HardState {
+                commit: index,
+                ..(&hard_state).into()
+            },
             last_index: index,
             file: install.file.map(|key| key.id.into()),
         };
