@@ -57,7 +57,7 @@ impl PeerStorage {
     /// has changed then. After any other error the region has to be opened again, which goes on.
     pub fn install_snapshot(&mut self, snapshot: Snapshot) -> Result<()> {
         let mut batch = LogBatch::default();
-        let install = self.begin_install(&snapshot, None, Vec::new(), &mut batch)?;
+        let install = self.begin_install(&snapshot, None, &[], &mut batch)?;
         self.engines.write_log(&batch)?;
         self.set_installed_persisted();
         self.finish_install(install)
@@ -68,7 +68,7 @@ impl PeerStorage {
         &mut self,
         snapshot: &Snapshot,
         hard_state: Option<HardState>,
-        entries: Vec<Entry>,
+        entries: &[Entry],
         batch: &mut LogBatch,
     ) -> Result<Install> {
         let checked = self.check_snapshot(snapshot)?;
@@ -115,7 +115,7 @@ impl PeerStorage {
             last_index,
         };
         batch.clear_region(region);
-        batch.append(region, entries.clone());
+        batch.append(region, entries.to_vec());
         batch.state(region, raft_state.clone());
         batch.require_sync();
 
@@ -132,7 +132,7 @@ impl PeerStorage {
             last_index: index,
             ..raft_state
         };
-        self.accept_entries(&entries);
+        self.accept_entries(entries);
         self.assert_invariants();
         Ok(install)
     }

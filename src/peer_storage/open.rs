@@ -227,7 +227,9 @@ fn check_region(region: &Region, peer: PeerId) -> Result<()> {
 /// whose vote is missing.
 fn write_new(engines: &Arc<Engines>, stored: Stored) -> Result<PeerStorage> {
     let region = stored.region.region.region_id();
-    let ownership = engines.open_regions.acquire(region)?;
+    // Whoever owns it has created or opened it.
+    let ownership =
+        (engines.open_regions.acquire(region)).map_err(|_| Error::RegionExists { region })?;
     match read_region(engines, region)? {
         Some(old) if old.state != PeerState::Tombstone => {
             return Err(Error::RegionExists { region });
@@ -238,7 +240,9 @@ fn write_new(engines: &Arc<Engines>, stored: Stored) -> Result<PeerStorage> {
                 peer: old.peer_id.0,
             });
         }
-        _ => {}
+        // A crash may have left some of the old peer's data, which the new one must never see.
+        Some(old) => remove_leftovers(engines, &old)?,
+        None => {}
     }
     let durability = engines.options.durability;
     let mut log = LogBatch::default();
