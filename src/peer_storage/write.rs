@@ -51,6 +51,7 @@ impl PeerStorage {
     ///
     /// # Errors
     /// Those of [`PeerStorage::append`] and [`PeerStorage::install_snapshot`]. Nothing has changed then.
+    /// `InvalidArgument` while Readies are staged: [`PeerStorage::stage`] this one too.
     pub fn persist(&mut self, ready: &mut Ready) -> Result<()> {
         let mut batch = LogBatch::default();
         if !ready.snapshot().is_empty() {
@@ -58,6 +59,7 @@ impl PeerStorage {
             self.engines.write_log(&batch)?;
             return self.persisted(staged);
         }
+        self.check_nothing_staged("persist")?;
         let Some(plan) = self.plan_ready(ready)? else {
             return Ok(());
         };
@@ -119,7 +121,8 @@ impl PeerStorage {
     ///
     /// # Errors
     /// `Compacted` if the first lies below first_index, `Unavailable` if it leaves a gap,
-    /// `InvalidArgument` if they are not contiguous or would replace an applied entry.
+    /// `InvalidArgument` if they are not contiguous, would replace an applied entry, or Readies are
+    /// staged.
     pub fn append(&mut self, entries: &[Entry]) -> Result<()> {
         let plan = Plan {
             entries: entries.to_vec(),
@@ -137,7 +140,7 @@ impl PeerStorage {
     /// when the region is opened.
     ///
     /// # Errors
-    /// Those of the log store.
+    /// `InvalidArgument` while Readies are staged; those of the log store.
     pub fn set_hard_state(&mut self, hard_state: &HardState) -> Result<()> {
         let old = self.hard_state();
         let must_sync = hard_state.term != old.term || hard_state.vote != old.vote;
@@ -219,6 +222,7 @@ impl PeerStorage {
     }
 
     fn write_plan(&mut self, plan: Plan) -> Result<()> {
+        self.check_nothing_staged("write")?;
         self.check_append(&plan.entries)?;
         let mut batch = LogBatch::default();
         self.add_to_batch(&plan, &mut batch);
@@ -227,6 +231,17 @@ impl PeerStorage {
         self.accept(plan);
         if has_entries {
             self.set_persisted(self.log_last());
+        }
+        Ok(())
+    }
+
+    /// A write overtakes what is staged: its state would name entries that are not in the log yet, and
+    /// count them as durable.
+    fn check_nothing_staged(&self, what: &'static str) -> Result<()> {
+        if self.staged > 0 {
+            let got = format!("{} staged Readies that are not durable yet", self.staged);
+            let expected = "none: write their batches and call `persisted` first";
+            return Err(Error::invalid(self.region_id(), what, got, expected));
         }
         Ok(())
     }
