@@ -236,7 +236,9 @@ impl PeerStorage {
         }
         let key = data.key(snapshot);
         let same = |info: &SnapshotInfo| {
-            info.meta.position == position(snapshot) && info.digest[..] == data.digest[..]
+            info.meta.position == position(snapshot)
+                && info.meta.region == data.region
+                && info.digest[..] == data.digest[..]
         };
         let found = store.list(Some(key.region))?.into_iter().find(same);
         found.ok_or_else(|| Error::SnapshotNotFound {
