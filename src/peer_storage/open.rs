@@ -9,7 +9,7 @@ use raft::eraftpb::HardState;
 
 use super::install::stage_import;
 use super::recovery::{Refusal, Stored};
-use super::snapshot::{Slot, SnapshotTask};
+use super::snapshot::Slot;
 use super::snapshot_data::PendingSnapshot;
 use super::term_runs::TermRuns;
 use super::{Engines, Ownership, PeerStorage};
@@ -238,7 +238,9 @@ fn write_new(engines: &Arc<Engines>, stored: Stored) -> Result<PeerStorage> {
                 peer: old.peer_id.0,
             });
         }
-        _ => {}
+        // Its removal may have been interrupted: what it left would be the new peer's.
+        Some(old) => remove_leftovers(engines, &old)?,
+        None => {}
     }
     let durability = engines.options.durability;
     let mut log = LogBatch::default();
@@ -349,11 +351,14 @@ fn remove_leftovers(engines: &Engines, tombstone: &RegionLocalState) -> Result<(
     remove_orphans(engines, region)
 }
 
-/// Snapshot files that nobody will ask for: what was built or received before this open.
+/// Snapshot files that nobody will ask for: what was built or received before this open. Not by the
+/// worker: it might come too late, and take a file that was received again meanwhile.
 fn remove_orphans(engines: &Engines, region: RegionId) -> Result<()> {
     for info in engines.snapshots.list(Some(region))? {
-        // Without a worker the node is going down; the next open removes them.
-        let _ = (engines.tasks.snapshot).send(SnapshotTask::Remove(info.key));
+        // One that is still being sent stays: the next open tries again.
+        if let Err(error) = engines.snapshots.delete(&info.key) {
+            tracing::warn!(key = %info.key, %error, "snapshot file not removed");
+        }
     }
     Ok(())
 }
