@@ -213,7 +213,7 @@ impl PeerStorage {
                 file: None,
             });
         };
-        self.check_region(&data)?;
+        self.check_region(&data, position.index)?;
         let file = self.snapshot_file(&data, snapshot)?;
         if file.meta.position != position || file.meta.region != data.region {
             let got = format!(
@@ -232,13 +232,17 @@ impl PeerStorage {
         })
     }
 
-    /// Whether the snapshot is of this region, and not from before a change that is known here.
-    fn check_region(&self, data: &RaftSnapshotData) -> Result<()> {
+    /// Whether the snapshot is of this region, and not from before a change that is known here. One
+    /// that ends behind what is applied here cannot be, whatever its epoch says: the epoch counts the
+    /// changes that were written here, and a change that is written by hand, not with its entry, may
+    /// be written twice.
+    fn check_region(&self, data: &RaftSnapshotData, index: u64) -> Result<()> {
         let region = self.region_id();
         let (theirs, ours) = (data.region.region_epoch, self.region().region_epoch);
+        let is_older = theirs.version < ours.version || theirs.conf_ver < ours.conf_ver;
         let reason = if data.region.id != region.0 {
             format!("it is of region {}, expected {region}", data.region.id)
-        } else if theirs.version < ours.version || theirs.conf_ver < ours.conf_ver {
+        } else if is_older && index <= self.applied_index() {
             format!("its epoch is {theirs:?}, expected at least {ours:?}")
         } else {
             return Ok(());
@@ -254,7 +258,9 @@ impl PeerStorage {
         }
         let key = data.key(snapshot);
         let same = |info: &SnapshotInfo| {
-            info.meta.position == position(snapshot) && info.digest[..] == data.digest[..]
+            info.meta.position == position(snapshot)
+                && info.meta.region == data.region
+                && info.digest[..] == data.digest[..]
         };
         let found = store.list(Some(key.region))?.into_iter().find(same);
         found.ok_or_else(|| Error::SnapshotNotFound {

@@ -132,7 +132,8 @@ impl PeerStorage {
     ///
     /// # Errors
     /// `Compacted` if the first lies below first_index, `Unavailable` if it leaves a gap,
-    /// `InvalidArgument` if they are not contiguous or would replace an applied entry.
+    /// `InvalidArgument` if they are not contiguous, would replace an applied entry, or Readies are
+    /// staged.
     pub fn append(&mut self, entries: &[Entry]) -> Result<()> {
         let plan = Plan {
             entries: entries.to_vec(),
@@ -150,7 +151,7 @@ impl PeerStorage {
     /// when the region is opened.
     ///
     /// # Errors
-    /// Those of the log store.
+    /// `InvalidArgument` while Readies are staged; those of the log store.
     pub fn set_hard_state(&mut self, hard_state: &HardState) -> Result<()> {
         let old = self.hard_state();
         let must_sync = hard_state.term != old.term || hard_state.vote != old.vote;
