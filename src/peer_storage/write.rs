@@ -61,10 +61,11 @@ impl PeerStorage {
             self.engines.write_log(&batch)?;
             return self.persisted(staged);
         }
+        // Even if there is nothing to write: `advance_append` would count what is staged as durable.
+        self.check_nothing_staged("persist")?;
         if writes_nothing(ready) {
             return Ok(());
         }
-        self.check_nothing_staged("persist")?;
         let plan = self.plan_ready(ready)?;
         self.add_to_batch(&plan, &mut batch);
         self.engines.write_log(&batch)?;
