@@ -7,6 +7,7 @@ mod conf;
 mod config;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+pub mod dot;
 mod entry_cache;
 mod error;
 mod fs;
@@ -54,3 +55,8 @@ pub use snapshot_store::{
 };
 pub use state_machine::{ApplyBatch, StateMachine};
 pub use types::{Durability, KeyRange, LogPosition, PeerId, RegionId};
+
+/// Compiles and runs the readme's program.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -163,6 +163,11 @@ impl PeerStorage {
         self.cache.stats()
     }
 
+    /// The lowest index that the region's entry cache holds; it holds all from there to the last.
+    pub fn cached_from(&self) -> Option<u64> {
+        self.cache.first_index()
+    }
+
     /// Drops cached entries below `index`: every follower worth waiting for has them.
     pub fn compact_cache(&self, index: u64) {
         self.cache.compact_to(index);
