@@ -43,7 +43,7 @@ const SNAPSHOTS: &str = "snapshots";
 /// drop(storage);
 /// let storage = node.open_region(1)?;
 /// assert_eq!(storage.raft_state().last_index, 5);
-/// # Ok::<(), peerstore::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct CompositeStorage {
     engines: Arc<Engines>,

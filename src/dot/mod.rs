@@ -11,7 +11,7 @@
 //! let text = peerstore::dot::live(&storage);
 //! assert!(text.starts_with("digraph peerstorage {"));
 //! assert!(text.contains("applied_index = 5"));
-//! # Ok::<(), peerstore::Error>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! Only plain boxes, records and labels are used: what every reader of dot can draw.
