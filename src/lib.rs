@@ -147,7 +147,7 @@ pub use snapshot_store::{
 pub use state_machine::{ApplyBatch, StateMachine};
 pub use types::{Durability, KeyRange, LogPosition, PeerId, RegionId};
 
-/// The README's examples, so that they are compiled and run too.
+/// Compiles and runs the readme's program.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
-struct ReadmeDoctests;
+struct Readme;
