@@ -1,4 +1,5 @@
 //! A node over any backends that can be closed, killed and opened again. Shared by several tests.
+//! Uses: the public API.
 
 use std::sync::Arc;
 
