@@ -19,7 +19,7 @@ const EDGE_PIXELS: f64 = 12.0;
 /// `layout-rs` takes a letter to be as wide as it is high, and lines to touch. For nodes this makes
 /// it right; labels of edges are placed as if they were smaller.
 const SCALE: Point = Point { x: 0.58, y: 1.15 };
-const EDGE_FONT: (&str, &str) = ("fontsize=10", "fontsize=7");
+const EDGE_FONT: (&str, &str) = ("fontsize=10", "fontsize=8");
 /// The space around a node, half of it on each side: beside it if the arrows run
 /// to the right, and everywhere else.
 const SPACE: (f64, f64) = (100.0, 50.0);

@@ -130,8 +130,8 @@ fn region_fields(state: &RegionLocalState) -> Vec<Field> {
     } = state;
     let crate::Region {
         id,
-        start_key: _, // With end_key, the range.
-        end_key: _,
+        start_key,
+        end_key,
         region_epoch,
         peers,
     } = region;
@@ -144,13 +144,24 @@ fn region_fields(state: &RegionLocalState) -> Vec<Field> {
     vec![
         Field::new("state", format!("{state:?}")),
         Field::new("region_id", id),
-        Field::new("range", region.range()),
+        Field::new("start_key", shown_key(start_key)),
+        Field::new("end_key", shown_key(end_key)),
         Field::new("epoch", format!("conf_ver {conf_ver}, version {version}")),
         Field::new("peers", format!("{peers:?}")),
         Field::new("merge_state", merging),
         Field::new("peer_id", peer_id),
         Field::new("conf_state", format!("voters {:?}", conf_state.voters)),
     ]
+}
+
+/// A key for the picture: its beginning, if it is long.
+fn shown_key(key: &[u8]) -> String {
+    const SHOWN: usize = 16;
+    match key.get(..SHOWN) {
+        None if key.is_empty() => "none".into(),
+        None => format!("\"{}\"", key.escape_ascii()),
+        Some(head) => format!("\"{}...\", {} bytes", head.escape_ascii(), key.len()),
+    }
 }
 
 fn raft_fields(state: &RaftLocalState) -> Vec<Field> {
@@ -243,7 +254,7 @@ impl Records {
         graph.edge("raft:last_index", "last_index", "");
         graph.edge("region:conf_state", "initial_state:conf", "");
         graph.edge("region:peer_id", "config:id", "");
-        graph.edge("region:range", "snapshot", "");
+        graph.edge("region:start_key", "snapshot", "");
         graph.edge("apply:truncated_index", "first_index", "");
         graph.edge("apply:truncated_term", "first_term", "");
         graph.edge("apply:applied_index", "config:applied", "");

@@ -52,8 +52,8 @@ impl PeerStorage {
         let Some(last) = entries.last() else {
             return Ok(());
         };
-        let mut batch = ApplyBatch::default();
-        for (next, entry) in (self.applied_index() + 1..).zip(entries) {
+        // All of this before the first call: a state machine may answer a client when it is called.
+        for (entry, next) in entries.iter().zip(self.applied_index() + 1..) {
             if entry.index != next {
                 let got = format!("index {}", entry.index);
                 return Err(Error::invalid(
@@ -63,6 +63,10 @@ impl PeerStorage {
                     format!("index {next}: the one behind what was applied"),
                 ));
             }
+        }
+        self.check_durable(last.index)?;
+        let mut batch = ApplyBatch::default();
+        for entry in entries {
             apply(entry, &mut batch)?;
         }
         let conf_state = batch.take_conf_state();
@@ -95,8 +99,18 @@ impl PeerStorage {
                 expected,
             ));
         }
+        self.check_durable(index)?;
         let durability = self.engines.options.durability;
         self.write_applied(AppBatch::default(), index, None, durability)
+    }
+
+    fn check_durable(&self, index: u64) -> Result<()> {
+        if index <= self.persisted {
+            return Ok(());
+        }
+        let got = format!("index {index}");
+        let expected = format!("at most the last durable index {}", self.persisted);
+        Err(Error::invalid(self.region_id(), "applied", got, expected))
     }
 
     /// Sets the configuration, durable on return. Where an entry changes it, use
@@ -126,11 +140,6 @@ impl PeerStorage {
         durability: Durability,
     ) -> Result<()> {
         let region = self.region_id();
-        if applied > self.persisted {
-            let got = format!("index {applied}");
-            let expected = format!("at most the last durable index {}", self.persisted);
-            return Err(Error::invalid(region, "applied", got, expected));
-        }
         let region_state = match &conf_state {
             Some(conf_state) => self.reconfigured(conf_state)?,
             None => None,
@@ -150,12 +159,20 @@ impl PeerStorage {
             batch.put(Keyspace::RegionState, key, state.encode_to_vec());
         }
         self.engines.app.write(&batch, durability)?;
-        self.apply_state = state;
+        self.accept_apply_state(state);
         if let Some(state) = region_state {
             self.accept_region(state);
         }
         self.assert_invariants();
         Ok(())
+    }
+
+    /// Makes an apply state true in memory, and with it, as an open does by rule 2, that what it says
+    /// to be committed is.
+    pub(super) fn accept_apply_state(&mut self, state: RaftApplyState) {
+        let commit = &mut self.raft_state.hard_state.commit;
+        *commit = state.commit_index.max(*commit);
+        self.apply_state = state;
     }
 
     /// The region with another configuration and a grown conf_ver, if it is another one.

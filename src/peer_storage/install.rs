@@ -20,7 +20,7 @@ use crate::app_store::{AppBatch, DataImport, Keyspace};
 use crate::conf::check_conf_state;
 use crate::error::{Error, Result};
 use crate::keys::region_key;
-use crate::proto::{PeerState, RaftApplyState, RaftLocalState, Region, RegionLocalState};
+use crate::proto::{PeerState, RaftApplyState, RaftLocalState, Region, RegionLocalState, wire};
 use crate::raft_log::LogBatch;
 use crate::snapshot_store::{RaftSnapshotStorage, SnapshotInfo, SnapshotKey};
 use crate::types::LogPosition;
@@ -59,7 +59,7 @@ impl PeerStorage {
     /// has changed then. After any other error the region has to be opened again, which goes on.
     pub fn install_snapshot(&mut self, snapshot: Snapshot) -> Result<()> {
         let mut batch = LogBatch::default();
-        let install = self.begin_install(&snapshot, None, Vec::new(), &mut batch)?;
+        let install = self.begin_install(&snapshot, None, &[], &mut batch)?;
         self.engines.write_log(&batch)?;
         self.set_installed_persisted();
         self.finish_install(install)
@@ -70,12 +70,12 @@ impl PeerStorage {
         &mut self,
         snapshot: &Snapshot,
         hard_state: Option<HardState>,
-        entries: Vec<Entry>,
+        entries: &[Entry],
         batch: &mut LogBatch,
     ) -> Result<Install> {
         let checked = self.check_snapshot(snapshot)?;
         let LogPosition { term, index } = checked.position;
-        check_contiguous(self.region_id(), index + 1, &entries)?;
+        check_contiguous(self.region_id(), index + 1, entries)?;
         let install = self.stage_data(&checked)?;
         let hard_state = hard_state.unwrap_or_else(|| {
             let mut state = self.hard_state().clone();
@@ -88,8 +88,13 @@ impl PeerStorage {
             commit_index: index,
             commit_term: term,
         };
+        // The log that is written from this after a crash ends at the snapshot, and so must its commit:
+        // what came behind the snapshot was not acknowledged yet.
         let pending = PendingSnapshot {
-            hard_state: (&hard_state).into(),
+            hard_state: wire::HardState {
+                commit: index,
+                ..(&hard_state).into()
+            },
             last_index: index,
             file: install.file.map(|key| key.id.into()),
         };
@@ -113,26 +118,36 @@ impl PeerStorage {
             last_index,
         };
         batch.clear_region(region);
-        batch.append(region, entries.clone());
+        batch.append(region, entries.to_vec());
         batch.state(region, raft_state.clone());
         batch.require_sync();
 
-        // From here on memory shows the snapshot; the state Applying keeps everybody from using it.
-        self.begin_applying();
-        self.region_state = checked.region_state;
-        self.apply_state = apply_state;
-        self.cache.clear();
-        self.forget_from(0);
-        self.terms.get_mut().learn(checked.position);
-        (self.persisted, self.log_start) = (index, index + 1);
-        *self.log_bytes.get_mut() = LogBytes::Known(0);
-        self.raft_state = RaftLocalState {
-            last_index: index,
-            ..raft_state
-        };
-        self.accept_entries(&entries);
+        self.show_snapshot(checked.region_state, apply_state, raft_state.hard_state);
+        self.accept_entries(entries);
         self.assert_invariants();
         Ok(install)
+    }
+
+    /// Makes memory show the snapshot; the state Applying keeps everybody from using it.
+    fn show_snapshot(
+        &mut self,
+        region_state: RegionLocalState,
+        apply_state: RaftApplyState,
+        hard_state: HardState,
+    ) {
+        let position = apply_state.truncated();
+        self.begin_applying();
+        self.region_state = region_state;
+        self.apply_state = apply_state;
+        self.raft_state = RaftLocalState {
+            hard_state,
+            last_index: position.index,
+        };
+        self.cache.clear();
+        self.forget_from(0);
+        self.terms.get_mut().learn(position);
+        (self.persisted, self.log_start) = (position.index, position.index + 1);
+        *self.log_bytes.get_mut() = LogBytes::Known(0);
     }
 
     /// Steps 3 and 4.
@@ -198,7 +213,7 @@ impl PeerStorage {
                 file: None,
             });
         };
-        self.check_region(&data)?;
+        self.check_region(&data, position.index)?;
         let file = self.snapshot_file(&data, snapshot)?;
         if file.meta.position != position || file.meta.region != data.region {
             let got = format!(
@@ -217,13 +232,17 @@ impl PeerStorage {
         })
     }
 
-    /// Whether the snapshot is of this region, and not from before a change that is known here.
-    fn check_region(&self, data: &RaftSnapshotData) -> Result<()> {
+    /// Whether the snapshot is of this region, and not from before a change that is known here. One
+    /// that ends behind what is applied here cannot be, whatever its epoch says: the epoch counts the
+    /// changes that were written here, and a change that is written by hand, not with its entry, may
+    /// be written twice.
+    fn check_region(&self, data: &RaftSnapshotData, index: u64) -> Result<()> {
         let region = self.region_id();
         let (theirs, ours) = (data.region.region_epoch, self.region().region_epoch);
+        let is_older = theirs.version < ours.version || theirs.conf_ver < ours.conf_ver;
         let reason = if data.region.id != region.0 {
             format!("it is of region {}, expected {region}", data.region.id)
-        } else if theirs.version < ours.version || theirs.conf_ver < ours.conf_ver {
+        } else if is_older && index <= self.applied_index() {
             format!("its epoch is {theirs:?}, expected at least {ours:?}")
         } else {
             return Ok(());
@@ -239,7 +258,9 @@ impl PeerStorage {
         }
         let key = data.key(snapshot);
         let same = |info: &SnapshotInfo| {
-            info.meta.position == position(snapshot) && info.digest[..] == data.digest[..]
+            info.meta.position == position(snapshot)
+                && info.meta.region == data.region
+                && info.digest[..] == data.digest[..]
         };
         let found = store.list(Some(key.region))?.into_iter().find(same);
         found.ok_or_else(|| Error::SnapshotNotFound {

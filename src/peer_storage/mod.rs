@@ -53,7 +53,16 @@ use log_bytes::LogBytes;
 use snapshot::Slot;
 use term_runs::TermRuns;
 
-/// The durable storage of one region under one `RawNode`, which owns it.
+/// The durable storage of one region under one `RawNode`, which owns it. It comes from a
+/// [`CompositeStorage`](crate::CompositeStorage); `RawNode::mut_store` gives access to it again.
+///
+/// | what happens | call |
+/// |---|---|
+/// | a `Ready` | [`persist`](Self::persist), or [`stage`](Self::stage) and [`persisted`](Self::persisted) |
+/// | committed entries | [`apply`](Self::apply) |
+/// | the log grows | [`compact_by_policy`](Self::compact_by_policy), or [`compact`](Self::compact) |
+/// | raft was told `LogTemporarilyUnavailable` | [`take_fetched`](Self::take_fetched) |
+/// | the peer leaves its region | [`destroy`](Self::destroy) |
 ///
 /// Reads answer from memory where they can: the states, the newest entries, the terms as runs. Writes
 /// return after what they wrote is durable, in one batch, and a refused write has changed nothing,

@@ -106,7 +106,7 @@ impl PeerStorage {
             });
         }
         let mut stored = Stored {
-            raft: engines.log.read_state(region)?.unwrap_or_default(),
+            raft: read_raft(engines, &state)?,
             apply: read_apply(engines, region)?,
             region: state,
         };
@@ -231,7 +231,9 @@ fn check_region(region: &Region, peer: PeerId) -> Result<()> {
 /// whose vote is missing.
 fn write_new(engines: &Arc<Engines>, stored: Stored) -> Result<PeerStorage> {
     let region = stored.region.region.region_id();
-    let ownership = engines.open_regions.acquire(region)?;
+    // Whoever owns it has created or opened it.
+    let ownership =
+        (engines.open_regions.acquire(region)).map_err(|_| Error::RegionExists { region })?;
     match read_region(engines, region)? {
         Some(old) if old.state != PeerState::Tombstone => {
             return Err(Error::RegionExists { region });
@@ -242,7 +244,9 @@ fn write_new(engines: &Arc<Engines>, stored: Stored) -> Result<PeerStorage> {
                 peer: old.peer_id.0,
             });
         }
-        _ => {}
+        // A crash may have left some of the old peer's data, which the new one must never see.
+        Some(old) => remove_leftovers(engines, &old)?,
+        None => {}
     }
     let durability = engines.options.durability;
     let mut log = LogBatch::default();
@@ -260,31 +264,48 @@ fn write_new(engines: &Arc<Engines>, stored: Stored) -> Result<PeerStorage> {
 }
 
 fn read_region(engines: &Engines, region: RegionId) -> Result<Option<RegionLocalState>> {
-    let bytes = engines
-        .app
-        .get(Keyspace::RegionState, &region_key(region))?;
-    bytes
-        .map(|bytes| RegionLocalState::decode_of(region, &bytes))
-        .transpose()
+    let key = region_key(region);
+    let Some(bytes) = engines.app.get(Keyspace::RegionState, &key)? else {
+        return Ok(None);
+    };
+    let state = RegionLocalState::decode_of(region, &bytes)?;
+    // Everything else is found by the id in the state: another one would mix two regions.
+    if state.region.id != region.0 {
+        let detail = format!("it names region {}, expected {region}", state.region.id);
+        return Err(Error::corruption(Some(region), "RegionLocalState", detail));
+    }
+    Ok(Some(state))
+}
+
+/// The raft state is written before its region is: one that is missing has taken a vote along. What a
+/// region with peers then says is rule 7; an install brings a new one.
+fn read_raft(engines: &Engines, state: &RegionLocalState) -> Result<RaftLocalState> {
+    let region = state.region.region_id();
+    match engines.log.read_state(region)? {
+        Some(raft) => Ok(raft),
+        None if state.region.is_initialized() => Ok(RaftLocalState::default()),
+        None => Err(missing(region, "RaftLocalState")),
+    }
 }
 
 fn read_apply(engines: &Engines, region: RegionId) -> Result<RaftApplyState> {
     match engines.app.get(Keyspace::ApplyState, &region_key(region))? {
         Some(bytes) => RaftApplyState::decode_of(region, &bytes),
-        None => Err(Error::Recovery {
-            region,
-            source: RecoveryError::StateMissing {
-                what: "RaftApplyState",
-            },
-        }),
+        None => Err(missing(region, "RaftApplyState")),
     }
+}
+
+fn missing(region: RegionId, what: &'static str) -> Error {
+    let source = RecoveryError::StateMissing { what };
+    Error::Recovery { region, source }
 }
 
 /// Goes on with a snapshot whose install was interrupted (rules 10 and 11).
 ///
-/// If the log is still the old one, it is wiped now. That is told by the commit: the log that the
-/// install writes is committed up to the snapshot, one that only reaches further need not be. Then the
-/// data is imported again, whatever had been done of it.
+/// If the log is still the old one, it is wiped now. An old log ends before the snapshot, or it holds
+/// the entry at the snapshot's index, because a snapshot is only taken from first_index on; the log
+/// that the install writes begins behind that entry. Commit and last index alone cannot tell: the old
+/// ones may be the larger. Then the data is imported again, whatever had been done of it.
 fn resume_install(engines: &Engines, stored: &mut Stored) -> Result<()> {
     let region = stored.region.region.region_id();
     let refused = |source| Error::Recovery { region, source };
@@ -306,7 +327,10 @@ fn resume_install(engines: &Engines, stored: &mut Stored) -> Result<()> {
     };
     let index = pending.last_index;
     let pending: HardState = pending.hard_state.into();
-    if stored.raft.hard_state.commit < pending.commit || stored.raft.last_index < index {
+    let is_old = stored.raft.last_index < index
+        || stored.raft.hard_state.commit < pending.commit
+        || engines.log.read_entry(region, index)?.is_some();
+    if is_old {
         let raft = RaftLocalState {
             hard_state: pending,
             last_index: index,
@@ -353,13 +377,13 @@ fn remove_leftovers(engines: &Engines, tombstone: &RegionLocalState) -> Result<(
     remove_orphans(engines, region)
 }
 
-/// Snapshot files that nobody will ask for: what was built or received before this open. Not left to
-/// the worker, which could meet the same file, received again meanwhile.
+/// Snapshot files that nobody will ask for: what was built or received before this open. Not by the
+/// worker: it might come too late, and take a file that was received again meanwhile.
 fn remove_orphans(engines: &Engines, region: RegionId) -> Result<()> {
     for info in engines.snapshots.list(Some(region))? {
-        match engines.snapshots.delete(&info.key) {
-            Ok(()) | Err(Error::SnapshotInUse { .. }) => {}
-            Err(error) => return Err(error),
+        // One that is still being sent stays: the next open tries again.
+        if let Err(error) = engines.snapshots.delete(&info.key) {
+            tracing::warn!(key = %info.key, %error, "snapshot file not removed");
         }
     }
     Ok(())

@@ -51,18 +51,22 @@ impl PeerStorage {
     /// ```
     ///
     /// # Errors
-    /// Those of [`PeerStorage::append`] and [`PeerStorage::install_snapshot`]. Nothing has changed then.
+    /// Those of [`PeerStorage::append`] and [`PeerStorage::install_snapshot`]. Nothing has changed then;
+    /// after a refusal `ready` neither, so that a missing snapshot file may be brought and the call
+    /// repeated.
     pub fn persist(&mut self, ready: &mut Ready) -> Result<()> {
         let mut batch = LogBatch::default();
-        self.check_nothing_staged("persist")?;
         if !ready.snapshot().is_empty() {
             let staged = self.stage(ready, &mut batch)?;
             self.engines.write_log(&batch)?;
             return self.persisted(staged);
         }
-        let Some(plan) = self.plan_ready(ready)? else {
+        // Even if there is nothing to write: `advance_append` would count what is staged as durable.
+        self.check_nothing_staged("persist")?;
+        if writes_nothing(ready) {
             return Ok(());
-        };
+        }
+        let plan = self.plan_ready(ready)?;
         self.add_to_batch(&plan, &mut batch);
         self.engines.write_log(&batch)?;
         self.accept(plan);
@@ -80,7 +84,8 @@ impl PeerStorage {
     /// As [`PeerStorage::persist`]; then `batch` has not changed either.
     pub fn stage(&mut self, ready: &mut Ready, batch: &mut LogBatch) -> Result<Staged> {
         let install = if ready.snapshot().is_empty() {
-            if let Some(plan) = self.plan_ready(ready)? {
+            if !writes_nothing(ready) {
+                let plan = self.plan_ready(ready)?;
                 self.add_to_batch(&plan, batch);
                 self.accept(plan);
             }
@@ -88,8 +93,9 @@ impl PeerStorage {
         } else {
             let snapshot = ready.snapshot().clone();
             let hard_state = ready.hs().cloned();
-            let entries = ready.take_entries();
-            Some(self.begin_install(&snapshot, hard_state, entries, batch)?)
+            let install = self.begin_install(&snapshot, hard_state, ready.entries(), batch)?;
+            ready.take_entries();
+            Some(install)
         };
         self.staged += 1;
         Ok(Staged {
@@ -103,11 +109,13 @@ impl PeerStorage {
     ///
     /// # Errors
     /// Those of restoring a snapshot; the region has to be opened again then, which goes on with it.
-    ///
-    /// # Panics
-    /// If `staged` is another region's.
+    /// `InvalidArgument` if `staged` is not of this region, or of before it was opened.
     pub fn persisted(&mut self, staged: Staged) -> Result<()> {
-        assert_eq!(staged.region, self.region_id(), "staged by another region");
+        if staged.region != self.region_id() || self.staged == 0 {
+            let got = format!("what region {} staged", staged.region);
+            let expected = format!("one of the {} that wait", self.staged);
+            return Err(Error::invalid(self.region_id(), "persisted", got, expected));
+        }
         self.staged -= 1;
         // What was overwritten by a later Ready is not in the log any more; that one will tell.
         let LogPosition { term, index } = staged.last;
@@ -125,7 +133,8 @@ impl PeerStorage {
     ///
     /// # Errors
     /// `Compacted` if the first lies below first_index, `Unavailable` if it leaves a gap,
-    /// `InvalidArgument` if they are not contiguous or would replace an applied entry.
+    /// `InvalidArgument` if they are not contiguous, would replace an applied entry, or Readies are
+    /// staged.
     pub fn append(&mut self, entries: &[Entry]) -> Result<()> {
         let plan = Plan {
             entries: entries.to_vec(),
@@ -143,7 +152,7 @@ impl PeerStorage {
     /// when the region is opened.
     ///
     /// # Errors
-    /// Those of the log store.
+    /// `InvalidArgument` while Readies are staged; those of the log store.
     pub fn set_hard_state(&mut self, hard_state: &HardState) -> Result<()> {
         let old = self.hard_state();
         let must_sync = hard_state.term != old.term || hard_state.vote != old.vote;
@@ -194,7 +203,7 @@ impl PeerStorage {
         let before = self.log_last() + 1 - self.log_first();
         let kept = self.log_last() - dropped;
         self.log_bytes.get_mut().shrink(kept, before);
-        self.apply_state = apply_state;
+        self.accept_apply_state(apply_state);
         self.terms.get_mut().compact_to(dropped);
         self.terms.get_mut().learn(truncated);
         self.cache.compact_to(first_index);
@@ -208,22 +217,19 @@ impl PeerStorage {
         Ok(())
     }
 
-    /// What a Ready without a snapshot writes, if anything.
-    fn plan_ready(&self, ready: &mut Ready) -> Result<Option<Plan>> {
-        if ready.entries().is_empty() && ready.hs().is_none() {
-            return Ok(None);
-        }
+    /// What a Ready without a snapshot writes.
+    fn plan_ready(&self, ready: &mut Ready) -> Result<Plan> {
         self.check_append(ready.entries())?;
-        Ok(Some(Plan {
+        Ok(Plan {
             hard_state: ready.hs().unwrap_or(self.hard_state()).clone(),
             must_sync: ready.must_sync(),
             entries: ready.take_entries(),
-        }))
+        })
     }
 
     fn write_plan(&mut self, plan: Plan) -> Result<()> {
-        self.check_nothing_staged("append or set_hard_state")?;
         self.check_append(&plan.entries)?;
+        self.check_nothing_staged("write")?;
         let mut batch = LogBatch::default();
         self.add_to_batch(&plan, &mut batch);
         self.engines.write_log(&batch)?;
@@ -235,13 +241,14 @@ impl PeerStorage {
         Ok(())
     }
 
-    /// A write of its own would overtake what is staged, and name a last index that is not in the log.
+    /// What is written now would say that staged entries are there, though their batch may never be
+    /// written.
     fn check_nothing_staged(&self, what: &'static str) -> Result<()> {
         if self.staged == 0 {
             return Ok(());
         }
         let got = format!("{} staged writes that are not durable yet", self.staged);
-        let expected = "none; write their batch and call `persisted`, or open the region again";
+        let expected = "none: stage this too, or wait until they are persisted";
         Err(Error::invalid(self.region_id(), what, got, expected))
     }
 
@@ -268,9 +275,11 @@ impl PeerStorage {
                 last_index,
             });
         }
-        if index <= self.applied_index() {
+        // Recorded with the apply state, the commit is at least the applied index.
+        let committed = self.apply_state.commit_index.max(self.applied_index());
+        if index <= committed {
             let got = format!("index {index}, which was applied");
-            let expected = format!("an index above applied {}", self.applied_index());
+            let expected = format!("an index above applied {committed}");
             return Err(Error::invalid(region, "append", got, expected));
         }
         Ok(())
@@ -330,6 +339,10 @@ impl PeerStorage {
         self.persisted = index;
         self.cache.set_persisted(index);
     }
+}
+
+fn writes_nothing(ready: &Ready) -> bool {
+    ready.entries().is_empty() && ready.hs().is_none()
 }
 
 /// Whether the indexes go up one by one from `first`.

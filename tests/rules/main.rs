@@ -1,0 +1,6 @@
+//! The rules that keep a region whole over crashes, one test or more each, named by their numbers in
+//! `docs/architecture.md`.
+
+mod opening;
+mod recording;
+mod support;
