@@ -1,6 +1,8 @@
 //! The rules that keep a region whole over crashes, one test or more each, named by their numbers in
 //! `docs/architecture.md`.
 
+mod by_hand;
 mod opening;
 mod recording;
 mod support;
+mod writing;
