@@ -92,22 +92,25 @@ fn compaction_may_pass_commit_and_raft_still_starts() {
     assert_eq!(storage.applied_index(), 8);
     assert_eq!(storage.initial_state().unwrap().hard_state.commit, 8);
     start(storage);
-    // As after an open, except that the term has to be told.
-    let mut storage = rig.crash(0).node.open_region(1);
-    assert_says(
-        storage.as_ref().unwrap_err(),
-        &["a vote was lost", "term 5", "term 6"],
-    );
-    let rig = Rig::new(config(1));
-    storage = rig.node.create_region(&Region::single(1, 1));
-    let mut storage = storage.unwrap();
-    storage.set_hard_state(&hard_state(6, 0, 5)).unwrap();
-    storage.append(&entries(6, 6..11)).unwrap();
-    storage.compact(9).unwrap();
-    drop(storage);
-    let storage = rig.node.open_region(1).unwrap();
-    assert_eq!(storage.hard_state().commit, 8);
+    let storage = rig.crash(0).node.open_region(1).unwrap();
+    assert_eq!(storage.hard_state(), &hard_state(6, 0, 8));
     start(storage);
+}
+
+#[test]
+fn an_applied_entry_of_a_term_that_was_never_written_raises_the_term() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = on_disk(dir.path());
+    let mut storage = node.create_region(&Region::single(1, 1)).unwrap();
+    storage.set_hard_state(&hard_state(6, 1, 5)).unwrap();
+    storage.append(&entries(6, 6..8)).unwrap();
+    storage.append(&entries(9, 8..11)).unwrap();
+    apply(&mut storage, &entries(6, 6..8)).unwrap();
+    assert_eq!(storage.hard_state(), &hard_state(6, 1, 7), "the vote holds");
+    apply(&mut storage, &entries(9, 8..9)).unwrap();
+    drop(storage);
+    let storage = node.open_region(1).unwrap();
+    assert_eq!(storage.hard_state(), &hard_state(9, 0, 8));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! `docs/architecture.md`.
 
 mod by_hand;
+mod install;
 mod opening;
 mod recording;
 mod support;
