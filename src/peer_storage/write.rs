@@ -220,6 +220,9 @@ impl PeerStorage {
         self.terms.get_mut().compact_to(dropped);
         self.terms.get_mut().learn(truncated);
         self.cache.compact_to(first_index);
+        if let Some(fetches) = self.fetches.get_mut() {
+            fetches.compact_to(first_index);
+        }
         self.recheck_snapshot();
         self.assert_invariants();
 
