@@ -376,8 +376,11 @@ fn remove_leftovers(engines: &Engines, tombstone: &RegionLocalState) -> Result<(
 /// Snapshot files that nobody will ask for: what was built or received before this open.
 fn remove_orphans(engines: &Engines, region: RegionId) -> Result<()> {
     for info in engines.snapshots.list(Some(region))? {
-        // Without a worker the node is going down; the next open removes them.
-        let _ = (engines.tasks.snapshot).send(SnapshotTask::Remove(info.key));
+        // At once: the worker might come to it when the same file has been received again. One that is
+        // still being sent is left to the worker; without it, the next open removes the file.
+        if let Some(later) = SnapshotTask::Remove(info.key).run(&*engines.snapshots) {
+            let _ = engines.tasks.snapshot.send(later);
+        }
     }
     Ok(())
 }
