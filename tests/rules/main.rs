@@ -2,8 +2,10 @@
 //! `docs/architecture.md`.
 
 mod by_hand;
+mod fetching;
 mod install;
 mod opening;
 mod recording;
+mod snapshots;
 mod support;
 mod writing;
