@@ -3,9 +3,11 @@
 
 mod by_hand;
 mod fetching;
+mod hostile;
 mod install;
 mod opening;
 mod recording;
+mod regions;
 mod snapshots;
 mod support;
 mod writing;
