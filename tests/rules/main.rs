@@ -5,6 +5,8 @@ mod by_hand;
 mod fetching;
 mod hostile;
 mod install;
+mod killing;
+mod node_dir;
 mod opening;
 mod recording;
 mod regions;
