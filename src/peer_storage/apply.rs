@@ -152,6 +152,7 @@ impl PeerStorage {
         if state.commit_index < applied {
             state.commit_term = self.term_of(applied)?;
             state.commit_index = applied;
+            self.reach_term(state.commit_term)?;
         }
         let key = region_key(region);
         batch.put(Keyspace::ApplyState, key, state.encode_to_vec());

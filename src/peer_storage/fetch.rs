@@ -72,6 +72,13 @@ pub(crate) enum FetchAnswer {
 /// How often an answer may come too late before the entries are read on the spot (TiKV's limit).
 const MISSES_MAX: u32 = 3;
 
+/// How many contexts one fetch, and one region, remembers: raft asks again by itself at the next
+/// heartbeat, so that one which is not called back only waits longer.
+const CONTEXTS_MAX: usize = 64;
+/// How many results are kept for raft. One that it does not ask for, because the follower has paused or
+/// got on, would stay for as long as the term does.
+const READY_MAX: usize = 16;
+
 /// The fetches of one region.
 #[derive(Debug)]
 pub(crate) struct Fetches {
@@ -80,6 +87,10 @@ pub(crate) struct Fetches {
     misses: BTreeMap<u64, u32>,
     // Grows when the log or the term changes: what was asked for before is of no use then.
     generation: u64,
+    // What was asked for below this index is of no use: the log was compacted.
+    floor: u64,
+    // Their entries have come, and raft was not called back yet.
+    arrived: Vec<GetEntriesContext>,
     sender: Sender<Fetched>,
     receiver: Receiver<Fetched>,
 }
@@ -91,6 +102,8 @@ impl Default for Fetches {
             by_low: BTreeMap::new(),
             misses: BTreeMap::new(),
             generation: 0,
+            floor: 0,
+            arrived: Vec::new(),
             sender,
             receiver,
         }
@@ -107,16 +120,20 @@ pub(crate) struct Wanted {
 }
 
 impl Fetches {
-    /// Answers from what was fetched, or starts a fetch.
+    /// Answers from what was fetched, or starts a fetch. Looks itself whether the worker has answered:
+    /// raft asks again at times, also where nobody calls it back.
     pub fn ask(
         &mut self,
         wanted: Wanted,
         context: GetEntriesContext,
         worker: &Sender<FetchTask>,
     ) -> FetchAnswer {
+        self.receive_all();
         match self.by_low.get_mut(&wanted.low) {
             Some(Fetch::InFlight { contexts }) => {
-                contexts.push(context);
+                if contexts.len() < CONTEXTS_MAX {
+                    contexts.push(context);
+                }
                 return FetchAnswer::Later;
             }
             Some(Fetch::Ready { .. }) => {
@@ -176,22 +193,54 @@ impl Fetches {
     /// Takes in what the worker has read so far; with a limit, waits that long for the first answer.
     /// Returns the contexts that raft now wants back.
     pub fn collect(&mut self, wait: Option<Duration>) -> Vec<GetEntriesContext> {
-        let mut called_back = Vec::new();
-        let first = wait.and_then(|limit| self.receiver.recv_timeout(limit).ok());
-        for fetched in first.into_iter().chain(self.receiver.try_iter()) {
-            let Some(Fetch::InFlight { contexts }) = self.by_low.remove(&fetched.low) else {
-                continue;
-            };
-            if fetched.generation == self.generation {
-                let (result, askers) = (fetched.result, contexts.len());
-                self.by_low
-                    .insert(fetched.low, Fetch::Ready { result, askers });
-            } else {
-                *self.misses.entry(fetched.low).or_default() += 1;
-            }
-            called_back.extend(contexts);
+        self.receive_all();
+        if let Some(limit) = wait.filter(|_| self.arrived.is_empty())
+            && let Ok(first) = self.receiver.recv_timeout(limit)
+        {
+            self.receive(first);
+            self.receive_all();
         }
-        called_back
+        std::mem::take(&mut self.arrived)
+    }
+
+    fn receive_all(&mut self) {
+        while let Ok(fetched) = self.receiver.try_recv() {
+            self.receive(fetched);
+        }
+    }
+
+    fn receive(&mut self, fetched: Fetched) {
+        let Some(Fetch::InFlight { contexts }) = self.by_low.remove(&fetched.low) else {
+            return;
+        };
+        if fetched.generation == self.generation && fetched.low >= self.floor {
+            self.make_room();
+            let (result, askers) = (fetched.result, contexts.len());
+            self.by_low
+                .insert(fetched.low, Fetch::Ready { result, askers });
+        } else {
+            *self.misses.entry(fetched.low).or_default() += 1;
+        }
+        self.arrived.extend(contexts);
+        self.arrived.truncate(CONTEXTS_MAX);
+    }
+
+    /// Drops the lowest result if there are too many.
+    fn make_room(&mut self) {
+        let is_ready = |fetch: &Fetch| matches!(fetch, Fetch::Ready { .. });
+        let mut ready = (self.by_low.iter()).filter(|(_, fetch)| is_ready(fetch));
+        let (lowest, more) = (ready.next().map(|(low, _)| *low), ready.count());
+        if let Some(low) = lowest.filter(|_| more + 1 >= READY_MAX) {
+            self.by_low.remove(&low);
+        }
+    }
+
+    /// The log starts at `first_index` now: drops what was read below it.
+    pub fn compact_to(&mut self, first_index: u64) {
+        self.floor = first_index;
+        self.by_low
+            .retain(|low, fetch| *low >= first_index || matches!(fetch, Fetch::InFlight { .. }));
+        self.misses = self.misses.split_off(&first_index);
     }
 
     /// Whether an answer of the worker is still expected.

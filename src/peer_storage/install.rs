@@ -12,6 +12,7 @@ use prost::Message as _;
 use raft::eraftpb::{Entry, HardState, Snapshot};
 
 use super::log_bytes::LogBytes;
+use super::snapshot::SnapshotTask;
 use super::snapshot_content::read_content;
 use super::snapshot_data::{PendingSnapshot, RaftSnapshotData, position};
 use super::write::check_contiguous;
@@ -108,9 +109,12 @@ impl PeerStorage {
         );
         kv.put(Keyspace::ApplyState, key, apply_state.encode_to_vec());
         kv.put(Keyspace::SnapshotState, key, pending.encode_to_vec());
-        self.engines
-            .app
-            .write(&kv, self.engines.options.durability)?;
+        let written = (self.engines.app).write(&kv, self.engines.options.durability);
+        // From here on nobody may write to the log: it is wiped. That holds for a failed write too,
+        // because it may be on the disk all the same.
+        self.begin_applying();
+        self.region_state.state = PeerState::Applying;
+        written?;
 
         let last_index = entries.last().map_or(index, |e| e.index);
         let raft_state = RaftLocalState {
@@ -136,7 +140,6 @@ impl PeerStorage {
         hard_state: HardState,
     ) {
         let position = apply_state.truncated();
-        self.begin_applying();
         self.region_state = region_state;
         self.apply_state = apply_state;
         self.raft_state = RaftLocalState {
@@ -220,9 +223,8 @@ impl PeerStorage {
                 "its file is of {} at {}",
                 file.meta.region.id, file.meta.position
             );
-            return Err(refused(format!(
-                "{got}, the message of {region} at {position}"
-            )));
+            let reason = format!("{got}, the message of {region} at {position}");
+            return Err(self.remove_refused(file.key, refused(reason)));
         }
         region_state.region = data.region;
         Ok(Checked {
@@ -242,6 +244,11 @@ impl PeerStorage {
         let is_older = theirs.version < ours.version || theirs.conf_ver < ours.conf_ver;
         let reason = if data.region.id != region.0 {
             format!("it is of region {}, expected {region}", data.region.id)
+        } else if data.region.range().is_empty() {
+            format!(
+                "its range is {}, expected a start below the end",
+                data.region.range()
+            )
         } else if is_older && index <= self.applied_index() {
             format!("its epoch is {theirs:?}, expected at least {ours:?}")
         } else {
@@ -269,6 +276,21 @@ impl PeerStorage {
         })
     }
 
+    /// A file that can never be installed goes, or it would be taken for the same one when it is sent
+    /// again. Where the system is at fault it stays, for the next try.
+    fn remove_refused(&self, file: SnapshotKey, error: Error) -> Error {
+        if matches!(
+            error,
+            Error::SnapshotRefused { .. }
+                | Error::Corruption { .. }
+                | Error::InvalidArgument { .. }
+        ) && let Some(later) = SnapshotTask::Remove(file).run(&*self.engines.snapshots)
+        {
+            let _ = self.engines.tasks.snapshot.send(later);
+        }
+        error
+    }
+
     /// Reads the whole file into an import: if anything is wrong with it, nothing has changed yet.
     fn stage_data(&self, checked: &Checked) -> Result<Install> {
         let Some(info) = &checked.file else {
@@ -277,7 +299,8 @@ impl PeerStorage {
                 file: None,
             });
         };
-        let import = stage_import(&self.engines, &info.key, &checked.region_state.region)?;
+        let import = stage_import(&self.engines, &info.key, &checked.region_state.region)
+            .map_err(|error| self.remove_refused(info.key, error))?;
         Ok(Install {
             import: Some(import),
             file: Some(info.key),

@@ -23,6 +23,9 @@ use crate::proto::{RaftApplyState, RegionEpoch, RegionLocalState};
 use crate::snapshot_store::{RaftSnapshotStorage, SnapshotInfo, SnapshotKey, SnapshotMeta};
 use crate::types::LogPosition;
 
+/// No pause and no wait is longer; a point in time further away may not exist.
+const PAUSE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Work for the snapshot worker.
 pub enum SnapshotTask {
     /// Build one.
@@ -290,7 +293,7 @@ impl PeerStorage {
                 expected,
             ));
         }
-        let deadline = Instant::now() + timeout;
+        let deadline = Instant::now() + timeout.min(PAUSE_MAX);
         loop {
             let demand = self.demand(self.applied_index());
             self.drop_useless_snapshot(demand);
@@ -370,11 +373,12 @@ impl PeerStorage {
             Err(Error::Cancelled { .. }) => drop(slot.go(Slot::Idle)),
             Err(error) => {
                 tracing::warn!(region = %self.region_id(), failures, %error, "snapshot failed");
-                let pause = self.engines.options.retry_backoff * (1 << (failures - 1).min(6));
+                let backoff = self.engines.options.retry_backoff;
+                let pause = backoff.saturating_mul(1 << (failures - 1).min(6));
                 slot.go(Slot::Failed {
                     failures,
                     reason: error.to_string(),
-                    retry_at: Instant::now() + pause,
+                    retry_at: Instant::now() + pause.min(PAUSE_MAX),
                 });
             }
         }
@@ -447,12 +451,20 @@ impl PeerStorage {
             Slot::Ready(built) => {
                 position(&built.snapshot).index < demand.index_min
                     || built.conf_ver() < demand.conf_ver_min
+                    || self.is_gone(built)
             }
             _ => false,
         };
         if useless {
             self.discard(slot.go(Slot::Idle));
         }
+    }
+
+    /// Whether the file that a snapshot needs was removed by somebody.
+    fn is_gone(&self, built: &Built) -> bool {
+        let is_inline = built.info.file_bytes <= self.engines.options.inline_bytes_max;
+        let file = || self.engines.snapshots.send(&built.info.key);
+        !is_inline && matches!(file(), Err(Error::SnapshotNotFound { .. }))
     }
 
     /// After the log was compacted or the members changed: gives up what has become useless.

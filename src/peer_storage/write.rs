@@ -163,6 +163,17 @@ impl PeerStorage {
         })
     }
 
+    /// Raft writes a term before it commits an entry of it. By hand that may have been left out: then
+    /// the hard state is raised, or the next open would find that a vote was lost.
+    pub(super) fn reach_term(&mut self, term: u64) -> Result<()> {
+        if term <= self.hard_state().term {
+            return Ok(());
+        }
+        let mut raised = self.hard_state().clone();
+        (raised.term, raised.vote) = (term, 0);
+        self.set_hard_state(&raised)
+    }
+
     /// Drops the entries below `first_index`; the term of the last one dropped stays known. Compacting
     /// at or below the present first index does nothing. As with `MemStorage`, the caller answers for
     /// it that the state machine has what is dropped: applied and commit move along if they were
@@ -185,6 +196,7 @@ impl PeerStorage {
             });
         }
         let truncated = LogPosition::new(self.term_of(dropped)?, dropped);
+        self.reach_term(truncated.term)?;
         let mut apply_state = self.apply_state.clone();
         apply_state.truncated_state = truncated.into();
         if apply_state.applied_index < dropped {
@@ -207,6 +219,9 @@ impl PeerStorage {
         self.terms.get_mut().compact_to(dropped);
         self.terms.get_mut().learn(truncated);
         self.cache.compact_to(first_index);
+        if let Some(fetches) = self.fetches.get_mut() {
+            fetches.compact_to(first_index);
+        }
         self.recheck_snapshot();
         self.assert_invariants();
 

@@ -1,6 +1,15 @@
 //! The rules that keep a region whole over crashes, one test or more each, named by their numbers in
 //! `docs/architecture.md`.
 
+mod by_hand;
+mod fetching;
+mod hostile;
+mod install;
+mod killing;
+mod node_dir;
 mod opening;
 mod recording;
+mod regions;
+mod snapshots;
 mod support;
+mod writing;
