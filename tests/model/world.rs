@@ -84,6 +84,8 @@ impl World {
                             Error::DiskFull { .. } | Error::Io { .. } | Error::Poisoned { .. }
                         );
                         assert!(injected, "{error}");
+                        let mut after = after;
+                        (after.iter_mut().zip(&before)).for_each(|(a, b)| a.may_not_be_synced(b));
                         self.nodes[n].crash(kept, &[before, after]);
                     }
                 }
