@@ -151,6 +151,7 @@ impl PeerStorage {
         self.region_state = state;
         self.end_applying();
         if let Some(file) = install.file {
+            self.engines.tasks.needed.release(&file);
             self.remove_snapshot_file(file);
         }
         Ok(())
@@ -259,7 +260,10 @@ impl PeerStorage {
                 file: None,
             });
         };
-        let import = stage_import(&self.engines, &info.key, &checked.region_state.region)?;
+        let needed = &self.engines.tasks.needed;
+        needed.need(info.key);
+        let import = stage_import(&self.engines, &info.key, &checked.region_state.region)
+            .inspect_err(|_| needed.release(&info.key))?;
         Ok(Install {
             import: Some(import),
             file: Some(info.key),
