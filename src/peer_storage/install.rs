@@ -85,9 +85,10 @@ impl PeerStorage {
             commit_index: index,
             commit_term: term,
         };
+        let last_index = entries.last().map_or(index, |e| e.index);
         let pending = PendingSnapshot {
             hard_state: (&hard_state).into(),
-            last_index: index,
+            last_index,
             file: install.file.map(|key| key.id.into()),
         };
         let region = self.region_id();
@@ -104,7 +105,6 @@ impl PeerStorage {
             .app
             .write(&kv, self.engines.options.durability)?;
 
-        let last_index = entries.last().map_or(index, |e| e.index);
         let raft_state = RaftLocalState {
             hard_state,
             last_index,

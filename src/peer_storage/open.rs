@@ -280,9 +280,10 @@ fn read_apply(engines: &Engines, region: RegionId) -> Result<RaftApplyState> {
 
 /// Goes on with a snapshot whose install was interrupted (rules 10 and 11).
 ///
-/// If the log is still the old one, it is wiped now. That is told by the commit: the log that the
-/// install writes is committed up to the snapshot, one that only reaches further need not be. Then the
-/// data is imported again, whatever had been done of it.
+/// If the log is still the old one, it is wiped now. That is told by its raft state, because nothing
+/// else is written to it before the install is through: it is exactly the one that was saved, or it
+/// is from before. Comparing how far they reach would not do, for a snapshot may end within the log
+/// that it replaces. Then the data is imported again, whatever had been done of it.
 fn resume_install(engines: &Engines, stored: &mut Stored) -> Result<()> {
     let region = stored.region.region.region_id();
     let refused = |source| Error::Recovery { region, source };
@@ -302,12 +303,14 @@ fn resume_install(engines: &Engines, stored: &mut Stored) -> Result<()> {
             })?)
         }
     };
-    let index = pending.last_index;
-    let pending: HardState = pending.hard_state.into();
-    if stored.raft.hard_state.commit < pending.commit || stored.raft.last_index < index {
+    let installed = RaftLocalState {
+        hard_state: pending.hard_state.into(),
+        last_index: pending.last_index,
+    };
+    if stored.raft != installed {
         let raft = RaftLocalState {
-            hard_state: pending,
-            last_index: index,
+            last_index: stored.apply.truncated().index,
+            ..installed
         };
         let mut batch = LogBatch::default();
         batch.clear_region(region);
