@@ -476,7 +476,13 @@ impl PeerStorage {
 
     fn discard(&self, slot: Slot) {
         match slot {
-            Slot::Generating(generating) => generating.cancel.cancel(),
+            Slot::Generating(generating) => {
+                generating.cancel.cancel();
+                // It may be done already, and then nobody else would know of the file.
+                if let Ok(Ok(built)) = generating.reply.try_recv() {
+                    self.remove_snapshot_file(built.info.key);
+                }
+            }
             Slot::Ready(built) => self.remove_snapshot_file(built.info.key),
             _ => {}
         }

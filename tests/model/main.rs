@@ -5,6 +5,7 @@
 
 mod checks;
 mod commands;
+mod found;
 mod node;
 #[path = "../nodes/mod.rs"]
 mod nodes;
@@ -77,11 +78,14 @@ impl StateMachineTest for World {
 fn hold(backends: Backends, cases: u32, commands: usize) {
     let mut config = ProptestConfig {
         failure_persistence: None,
-        max_shrink_iters: 2_000,
         ..ProptestConfig::default()
     };
-    if std::env::var_os("PROPTEST_CASES").is_none() {
+    let is_set = |name| std::env::var_os(name).is_some();
+    if !is_set("PROPTEST_CASES") {
         config.cases = cases;
+    }
+    if !is_set("PROPTEST_MAX_SHRINK_ITERS") {
+        config.max_shrink_iters = 2_000;
     }
     let seed = match config.rng_seed {
         RngSeed::Fixed(seed) => seed,
