@@ -13,6 +13,8 @@ mod readies;
 mod region;
 mod world;
 
+use std::cell::Cell;
+
 use peerstore::Config;
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestRunner};
@@ -93,7 +95,7 @@ fn hold(backends: Backends, cases: u32, commands: usize) {
     };
     config.rng_seed = RngSeed::Fixed(seed);
     let strategy = Commands::sequential_strategy(1..commands);
-    let ran = std::cell::Cell::new(0);
+    let ran = Ran::default();
     let result = TestRunner::new(config.clone()).run(&strategy, |(mut setup, commands, seen)| {
         ran.set(ran.get() + 1);
         setup.backends = backends;
@@ -102,11 +104,36 @@ fn hold(backends: Backends, cases: u32, commands: usize) {
     });
     if let Err(error) = result {
         panic!(
-            "{error}\nfailed after {} runs, shrinking included; to repeat it: \
+            "{error}\ncase {} failed; to repeat it: \
              PROPTEST_RNG_SEED={seed} PROPTEST_CASES={} cargo test --test model",
-            ran.get(),
+            ran.failed.get(),
             config.cases
         );
+    }
+}
+
+/// How many cases ran, and which was the first to fail; what comes after that only makes it shorter.
+#[derive(Default)]
+struct Ran {
+    cases: Cell<u32>,
+    failed: Cell<u32>,
+}
+
+impl Ran {
+    fn case(&self) -> Case<'_> {
+        self.cases.set(self.cases.get() + 1);
+        Case(self)
+    }
+}
+
+/// One case while it runs.
+struct Case<'a>(&'a Ran);
+
+impl Drop for Case<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.0.failed.get() == 0 {
+            self.0.failed.set(self.0.cases.get());
+        }
     }
 }
 
