@@ -97,7 +97,7 @@ fn hold(backends: Backends, cases: u32, commands: usize) {
     let strategy = Commands::sequential_strategy(1..commands);
     let ran = Ran::default();
     let result = TestRunner::new(config.clone()).run(&strategy, |(mut setup, commands, seen)| {
-        ran.set(ran.get() + 1);
+        let _case = ran.case();
         setup.backends = backends;
         World::test_sequential(config.clone(), setup, commands, seen);
         Ok(())
