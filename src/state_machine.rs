@@ -29,7 +29,8 @@ pub trait StateMachine: Send {
 #[derive(Debug, Default)]
 pub struct ApplyBatch {
     data: AppBatch,
-    conf_state: Option<ConfState>,
+    // In the order of their entries: each counts in the epoch of the region.
+    conf_states: Vec<ConfState>,
 }
 
 impl ApplyBatch {
@@ -51,12 +52,12 @@ impl ApplyBatch {
     /// Sets the configuration that `RawNode::apply_conf_change` answered for an entry, so that it is
     /// stored with the applied index: never one without the other.
     pub fn set_conf_state(&mut self, conf_state: ConfState) {
-        self.conf_state = Some(conf_state);
+        self.conf_states.push(conf_state);
     }
 
-    /// The configuration that was set last.
-    pub(crate) fn take_conf_state(&mut self) -> Option<ConfState> {
-        self.conf_state.take()
+    /// The configurations that were set, in their order.
+    pub(crate) fn take_conf_states(&mut self) -> Vec<ConfState> {
+        std::mem::take(&mut self.conf_states)
     }
 
     /// The writes, if every key lies in `range`.

@@ -172,6 +172,7 @@ impl PeerStorage {
         self.region_state = state;
         self.end_applying();
         if let Some(file) = install.file {
+            self.engines.tasks.needed.release(&file);
             self.remove_snapshot_file(file);
         }
         Ok(())
@@ -284,7 +285,7 @@ impl PeerStorage {
             Error::SnapshotRefused { .. }
                 | Error::Corruption { .. }
                 | Error::InvalidArgument { .. }
-        ) && let Some(later) = SnapshotTask::Remove(file).run(&*self.engines.snapshots)
+        ) && let Some(later) = SnapshotTask::Remove(file).run(&*self.engines.snapshots, &self.engines.tasks.needed)
         {
             let _ = self.engines.tasks.snapshot.send(later);
         }
@@ -299,8 +300,13 @@ impl PeerStorage {
                 file: None,
             });
         };
+        let needed = &self.engines.tasks.needed;
+        needed.need(info.key);
         let import = stage_import(&self.engines, &info.key, &checked.region_state.region)
-            .map_err(|error| self.remove_refused(info.key, error))?;
+            .map_err(|error| {
+                needed.release(&info.key);
+                self.remove_refused(info.key, error)
+            })?;
         Ok(Install {
             import: Some(import),
             file: Some(info.key),

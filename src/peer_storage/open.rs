@@ -383,7 +383,7 @@ fn remove_orphans(engines: &Engines, region: RegionId) -> Result<()> {
     for info in engines.snapshots.list(Some(region))? {
         // At once: the worker might come to it when the same file has been received again. One that is
         // still being sent is left to the worker; without it, the next open removes the file.
-        if let Some(later) = SnapshotTask::Remove(info.key).run(&*engines.snapshots) {
+        if let Some(later) = SnapshotTask::Remove(info.key).run(&*engines.snapshots, &engines.tasks.needed) {
             let _ = engines.tasks.snapshot.send(later);
         }
     }
