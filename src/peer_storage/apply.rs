@@ -53,8 +53,7 @@ impl PeerStorage {
             return Ok(());
         };
         let mut batch = ApplyBatch::default();
-        let mut next = self.applied_index() + 1;
-        for entry in entries {
+        for (next, entry) in (self.applied_index() + 1..).zip(entries) {
             if entry.index != next {
                 let got = format!("index {}", entry.index);
                 return Err(Error::invalid(
@@ -65,7 +64,6 @@ impl PeerStorage {
                 ));
             }
             apply(entry, &mut batch)?;
-            next += 1;
         }
         let conf_state = batch.take_conf_state();
         let batch = batch.into_checked(self.region_id(), &self.region().range())?;

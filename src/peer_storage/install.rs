@@ -11,8 +11,10 @@
 use prost::Message as _;
 use raft::eraftpb::{Entry, HardState, Snapshot};
 
+use super::log_bytes::LogBytes;
 use super::snapshot_content::read_content;
 use super::snapshot_data::{PendingSnapshot, RaftSnapshotData, position};
+use super::write::check_contiguous;
 use super::{Engines, PeerStorage};
 use crate::app_store::{AppBatch, DataImport, Keyspace};
 use crate::conf::check_conf_state;
@@ -73,6 +75,7 @@ impl PeerStorage {
     ) -> Result<Install> {
         let checked = self.check_snapshot(snapshot)?;
         let LogPosition { term, index } = checked.position;
+        check_contiguous(self.region_id(), index + 1, &entries)?;
         let install = self.stage_data(&checked)?;
         let hard_state = hard_state.unwrap_or_else(|| {
             let mut state = self.hard_state().clone();
@@ -122,7 +125,7 @@ impl PeerStorage {
         self.forget_from(0);
         self.terms.get_mut().learn(checked.position);
         (self.persisted, self.log_start) = (index, index + 1);
-        self.log_bytes.set(Some(0));
+        *self.log_bytes.get_mut() = LogBytes::Known(0);
         self.raft_state = RaftLocalState {
             last_index: index,
             ..raft_state

@@ -17,6 +17,7 @@ mod engines;
 mod fetch;
 mod gc;
 mod install;
+mod log_bytes;
 mod open;
 mod read;
 mod recovery;
@@ -28,7 +29,7 @@ mod term_runs;
 mod tests;
 mod write;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -48,6 +49,7 @@ use crate::error::{Error, Result};
 use crate::proto::{PeerState, RaftApplyState, RaftLocalState, Region, RegionLocalState};
 use crate::types::{LogPosition, PeerId, RegionId};
 use fetch::Fetches;
+use log_bytes::LogBytes;
 use snapshot::Slot;
 use term_runs::TermRuns;
 
@@ -74,8 +76,8 @@ pub struct PeerStorage {
     cache: EntryCache,
     // No entry below this index is in the log store. Invariant: log_start <= first_index.
     log_start: u64,
-    // About how many bytes the log takes; unknown after an open until somebody asks.
-    log_bytes: Cell<Option<u64>>,
+    // After an open unknown until somebody asks.
+    log_bytes: RefCell<LogBytes>,
     // How many `Staged` wait for their `persisted`.
     staged: usize,
     slot: RefCell<Slot>,
@@ -204,13 +206,16 @@ impl PeerStorage {
 
     /// About how many bytes the log takes.
     fn log_bytes(&self) -> Result<u64> {
-        if let Some(bytes) = self.log_bytes.get() {
-            return Ok(bytes);
+        let mut size = self.log_bytes.borrow_mut();
+        match *size {
+            LogBytes::Known(bytes) => Ok(bytes),
+            LogBytes::Unknown { old_end, added } => {
+                let old = self.log_first()..old_end;
+                let old = (self.engines.log).approximate_bytes(self.region_id(), old)?;
+                *size = LogBytes::Known(old + added);
+                Ok(old + added)
+            }
         }
-        let range = self.log_first()..self.log_last() + 1;
-        let bytes = (self.engines.log).approximate_bytes(self.region_id(), range)?;
-        self.log_bytes.set(Some(bytes));
-        Ok(bytes)
     }
 
     /// Refuses writes while a snapshot is half installed: the region has to be opened again, which

@@ -1,6 +1,6 @@
 //! A region begins, is found again, ends. Uses: the seams, recovery, install.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -8,8 +8,9 @@ use prost::Message as _;
 use raft::eraftpb::HardState;
 
 use super::install::stage_import;
+use super::log_bytes::LogBytes;
 use super::recovery::{Refusal, Stored};
-use super::snapshot::{Slot, SnapshotTask};
+use super::snapshot::Slot;
 use super::snapshot_data::PendingSnapshot;
 use super::term_runs::TermRuns;
 use super::{Engines, Ownership, PeerStorage};
@@ -162,7 +163,10 @@ impl PeerStorage {
             terms: RefCell::new(terms),
             cache: EntryCache::new(Arc::clone(&engines.cache)),
             log_start,
-            log_bytes: Cell::new(None),
+            log_bytes: RefCell::new(LogBytes::Unknown {
+                old_end: last_index + 1,
+                added: 0,
+            }),
             staged: 0,
             slot: RefCell::new(Slot::default()),
             fetches: RefCell::new(None),
@@ -349,11 +353,14 @@ fn remove_leftovers(engines: &Engines, tombstone: &RegionLocalState) -> Result<(
     remove_orphans(engines, region)
 }
 
-/// Snapshot files that nobody will ask for: what was built or received before this open.
+/// Snapshot files that nobody will ask for: what was built or received before this open. Not left to
+/// the worker, which could meet the same file, received again meanwhile.
 fn remove_orphans(engines: &Engines, region: RegionId) -> Result<()> {
     for info in engines.snapshots.list(Some(region))? {
-        // Without a worker the node is going down; the next open removes them.
-        let _ = (engines.tasks.snapshot).send(SnapshotTask::Remove(info.key));
+        match engines.snapshots.delete(&info.key) {
+            Ok(()) | Err(Error::SnapshotInUse { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ use crate::types::LogPosition;
 /// Work for the snapshot worker.
 pub enum SnapshotTask {
     /// Build one.
-    Build(BuildTask),
+    Build(Box<BuildTask>),
     /// Remove one that is of no more use.
     Remove(SnapshotKey),
 }
@@ -403,7 +403,7 @@ impl PeerStorage {
             reply,
         };
         let sender = &self.engines.tasks.snapshot;
-        (sender.send(SnapshotTask::Build(task))).map_err(|_| worker_gone())?;
+        (sender.send(SnapshotTask::Build(Box::new(task)))).map_err(|_| worker_gone())?;
         Ok(Some(Generating {
             position,
             conf_ver: epoch.conf_ver,

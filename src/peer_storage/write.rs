@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::keys::region_key;
 use crate::proto::RaftLocalState;
 use crate::raft_log::LogBatch;
-use crate::types::{Durability, LogPosition};
+use crate::types::{Durability, LogPosition, RegionId};
 
 /// A Ready whose writes are in a batch that somebody else makes durable. Hand it back to
 /// [`PeerStorage::persisted`] when they are. Dropping it says that they never will be: the region
@@ -18,6 +18,7 @@ use crate::types::{Durability, LogPosition};
 #[must_use = "nothing counts as durable until it is handed to `persisted`"]
 #[derive(Debug)]
 pub struct Staged {
+    region: RegionId,
     last: LogPosition,
     install: Option<Install>,
 }
@@ -53,6 +54,7 @@ impl PeerStorage {
     /// Those of [`PeerStorage::append`] and [`PeerStorage::install_snapshot`]. Nothing has changed then.
     pub fn persist(&mut self, ready: &mut Ready) -> Result<()> {
         let mut batch = LogBatch::default();
+        self.check_nothing_staged("persist")?;
         if !ready.snapshot().is_empty() {
             let staged = self.stage(ready, &mut batch)?;
             self.engines.write_log(&batch)?;
@@ -91,6 +93,7 @@ impl PeerStorage {
         };
         self.staged += 1;
         Ok(Staged {
+            region: self.region_id(),
             last: self.last_position(),
             install,
         })
@@ -100,8 +103,11 @@ impl PeerStorage {
     ///
     /// # Errors
     /// Those of restoring a snapshot; the region has to be opened again then, which goes on with it.
+    ///
+    /// # Panics
+    /// If `staged` is another region's.
     pub fn persisted(&mut self, staged: Staged) -> Result<()> {
-        assert!(self.staged > 0, "persisted: nothing is staged");
+        assert_eq!(staged.region, self.region_id(), "staged by another region");
         self.staged -= 1;
         // What was overwritten by a later Ready is not in the log any more; that one will tell.
         let LogPosition { term, index } = staged.last;
@@ -186,11 +192,8 @@ impl PeerStorage {
         (self.engines.app).write(&batch, self.engines.options.durability)?;
 
         let before = self.log_last() + 1 - self.log_first();
-        if let Some(bytes) = self.log_bytes.get() {
-            let kept = self.log_last() - dropped;
-            let kept = u128::from(bytes) * u128::from(kept) / u128::from(before.max(1));
-            self.log_bytes.set(Some(kept as u64));
-        }
+        let kept = self.log_last() - dropped;
+        self.log_bytes.get_mut().shrink(kept, before);
         self.apply_state = apply_state;
         self.terms.get_mut().compact_to(dropped);
         self.terms.get_mut().learn(truncated);
@@ -219,6 +222,7 @@ impl PeerStorage {
     }
 
     fn write_plan(&mut self, plan: Plan) -> Result<()> {
+        self.check_nothing_staged("append or set_hard_state")?;
         self.check_append(&plan.entries)?;
         let mut batch = LogBatch::default();
         self.add_to_batch(&plan, &mut batch);
@@ -231,14 +235,24 @@ impl PeerStorage {
         Ok(())
     }
 
+    /// A write of its own would overtake what is staged, and name a last index that is not in the log.
+    fn check_nothing_staged(&self, what: &'static str) -> Result<()> {
+        if self.staged == 0 {
+            return Ok(());
+        }
+        let got = format!("{} staged writes that are not durable yet", self.staged);
+        let expected = "none; write their batch and call `persisted`, or open the region again";
+        Err(Error::invalid(self.region_id(), what, got, expected))
+    }
+
     /// Whether `entries` can follow or replace the end of the log.
     fn check_append(&self, entries: &[Entry]) -> Result<()> {
         self.check_writable("append")?;
         let Some(first) = entries.first() else {
             return Ok(());
         };
-        check_contiguous(self, entries)?;
         let (region, index) = (self.region_id(), first.index);
+        check_contiguous(region, index, entries)?;
         let (first_index, last_index) = (self.log_first(), self.log_last());
         if index < first_index {
             return Err(Error::Compacted {
@@ -309,13 +323,7 @@ impl PeerStorage {
         }
         self.cache.append(entries);
         self.raft_state.last_index = last.index;
-        if let Some(bytes) = self.log_bytes.get() {
-            let added: usize = entries
-                .iter()
-                .map(|e| e.data.len() + e.context.len() + 32)
-                .sum();
-            self.log_bytes.set(Some(bytes + added as u64));
-        }
+        self.log_bytes.get_mut().add(entries);
     }
 
     fn set_persisted(&mut self, index: u64) {
@@ -324,14 +332,16 @@ impl PeerStorage {
     }
 }
 
-/// Whether each index is one more than the one before.
-fn check_contiguous(storage: &PeerStorage, entries: &[Entry]) -> Result<()> {
-    for pair in entries.windows(2) {
-        if pair[0].index + 1 != pair[1].index {
-            let got = format!("index {} behind {}", pair[1].index, pair[0].index);
-            let expected = "contiguous indexes";
-            return Err(Error::invalid(storage.region_id(), "append", got, expected));
+/// Whether the indexes go up one by one from `first`.
+pub(super) fn check_contiguous(region: RegionId, first: u64, entries: &[Entry]) -> Result<()> {
+    match (first..).zip(entries).find(|(index, e)| e.index != *index) {
+        None => Ok(()),
+        Some((expected, entry)) => {
+            let (got, expected) = (
+                format!("index {}", entry.index),
+                format!("index {expected}"),
+            );
+            Err(Error::invalid(region, "entries", got, expected))
         }
     }
-    Ok(())
 }
