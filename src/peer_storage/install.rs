@@ -130,7 +130,7 @@ impl PeerStorage {
             last_index: index,
             ..raft_state
         };
-        self.accept_entries(&entries);
+        self.accept_entries(entries);
         self.assert_invariants();
         Ok(install)
     }
