@@ -133,9 +133,8 @@ fn cache(report: &mut Report, dir: &Path, many: u64, what: &str, skew: u64) -> O
     let (before, mut most_bytes, mut most_held, mut appended) = (heap::held_bytes(), 0, 0, 0);
     let rounds = 3 * CACHE_BYTES / (many * 256);
     for _ in 0..rounds {
-        for number in 0..many as usize {
+        for (number, storage) in regions.iter_mut().enumerate() {
             let busy = number % 100 == 0;
-            let storage = &mut regions[number];
             let count = if busy { skew } else { 1 };
             storage.append(&entries(storage, count, &data))?;
             appended += count * 256;

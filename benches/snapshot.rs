@@ -13,7 +13,7 @@ use std::time::Duration;
 use peerstore::{AppBatch, CompositeStorage, Config, Durability, Keyspace, Region};
 use raft::eraftpb::Snapshot;
 use support::table::{Report, Target, time};
-use support::{Args, Outcome, Took, clock, files, noise, process_bytes, reset_peak_memory};
+use support::{Args, Outcome, clock, files, noise, process_bytes, process_cpu, reset_peak_memory};
 
 /// The bytes of a value; keys have twenty.
 const VALUE_BYTES: usize = 1 << 10;
@@ -26,7 +26,7 @@ const MEMORY_MIB: Target = Target::AtMost(64.0);
 fn main() -> Outcome {
     let args = Args::read()?;
     let mib = args.mib.unwrap_or(args.pick(64, 1024));
-    let columns = ["time", "MiB in the file", "disk alone"];
+    let columns = ["time", "processor", "MiB in the file", "disk alone"];
     let mut report = Report::new("a snapshot from node to node", &columns);
     for (name, sample) in [
         ("text", files::text as fn(&Path, usize) -> Outcome<Vec<u8>>),
@@ -99,11 +99,12 @@ fn from_node_to_node(
     ];
     for (what, cost, target, alone) in rows {
         let cells = [
-            time(cost.took.wall.as_secs_f64()),
+            time(cost.wall.as_secs_f64()),
+            time(cost.cpu.as_secs_f64()),
             format!("{:.0}", file as f64 / f64::from(1 << 20)),
             alone,
         ];
-        let speed = (mib << 20) as f64 / 1e6 / cost.took.wall.as_secs_f64();
+        let speed = (mib << 20) as f64 / 1e6 / cost.wall.as_secs_f64();
         report.row(
             &format!("{mib} MiB of {name} {what}"),
             &cells,
@@ -111,7 +112,7 @@ fn from_node_to_node(
             target,
         );
         let memory = cost.memory as f64 / f64::from(1 << 20);
-        let cells = [String::new(), String::new(), String::new()];
+        let cells = std::array::from_fn::<_, 4, _>(|_| String::new());
         report.row(
             "- memory above what was there before",
             &cells,
@@ -124,7 +125,9 @@ fn from_node_to_node(
 
 /// What something took.
 struct Cost {
-    took: Took,
+    wall: Duration,
+    /// Of all threads: what it takes from everybody else.
+    cpu: Duration,
     /// The peak of the process's resident memory, RocksDB's included, above what it was before.
     memory: u64,
 }
@@ -137,9 +140,18 @@ fn measured<T>(work: impl FnOnce() -> T) -> (T, Cost) {
         libc::malloc_trim(0)
     };
     let before = reset_peak_memory();
+    let cpu = process_cpu();
     let (result, took) = clock(work);
+    let cpu = process_cpu() - cpu;
     let memory = process_bytes("VmHWM").saturating_sub(before);
-    (result, Cost { took, memory })
+    (
+        result,
+        Cost {
+            wall: took.wall,
+            cpu,
+            memory,
+        },
+    )
 }
 
 fn key(number: usize) -> String {
