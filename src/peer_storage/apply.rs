@@ -52,7 +52,7 @@ impl PeerStorage {
         let Some(last) = entries.last() else {
             return Ok(());
         };
-        let mut batch = ApplyBatch::default();
+        let mut batch = ApplyBatch::of(entries);
         for (next, entry) in (self.applied_index() + 1..).zip(entries) {
             if entry.index != next {
                 let got = format!("index {}", entry.index);
