@@ -1,17 +1,19 @@
-//! What a `persist` costs beside one synced RocksDB batch of the same bytes, and how often it syncs.
+//! What `persist` and `apply` cost beside one RocksDB batch of the same bytes, and how often they sync.
 //!
 //! ```text
-//! cargo bench --bench persist [-- --quick] [-- --only disk|memory|syncs]
+//! cargo bench --bench persist [-- --quick] [-- --only disk|memory|apply|syncs]
 //! ```
 
 mod support;
 
 use std::path::Path;
 
+use peerstore::{CompositeStorage, Config, Region};
+use raft::eraftpb::Entry;
 use support::raft_node::RaftNode;
 use support::raw_rocks::RawRocks;
 use support::table::{Report, Target, spread, time};
-use support::{Args, Outcome, noise, take_turns};
+use support::{Args, Outcome, Took, clock, noise, take_turns};
 
 /// The bytes of an entry, and the entries of a Ready.
 const SHAPES: [(usize, usize); 6] = [
@@ -37,6 +39,9 @@ fn main() -> Outcome {
     if args.runs("memory") {
         let title = "persist in memory (no fsync to hide behind), against the same batch";
         compare(&args, args.memory()?.path(), title, Target::None)?;
+    }
+    if args.runs("apply") {
+        apply(&args)?;
     }
     Ok(())
 }
@@ -126,6 +131,55 @@ fn compare(args: &Args, dir: &Path, title: &'static str, target: Target) -> Outc
             &cells,
             (ratio, " x"),
             target,
+        );
+    }
+    report.print();
+    Ok(())
+}
+
+/// Applied entries, each of which puts its data, in memory and without fsyncs as `apply` does.
+fn apply(args: &Args) -> Outcome {
+    let title = "apply in memory, against one RocksDB batch of the same puts";
+    let mut report = Report::new(title, &["RocksDB", "apply", "our CPU on top"]);
+    for (bytes, count) in SHAPES {
+        let rounds = args.pick(10, if bytes * count > 100 << 10 { 100 } else { 400 });
+        let payload = noise(bytes);
+        let dir = args.memory()?;
+        let node = CompositeStorage::open(dir.path().join("ours"), Config::default())?;
+        let mut storage = node.create_region(&Region::single(1, 1))?;
+        let mut plain = RawRocks::open_data(&dir.path().join("plain"))?;
+        let mut ours = || -> Outcome<Took> {
+            let low = storage.applied_index() + 1;
+            let entry = |index| {
+                let mut entry = Entry::default();
+                (entry.term, entry.index) = (6, index);
+                entry.data = payload.clone().into();
+                entry
+            };
+            let entries: Vec<Entry> = (low..low + count as u64).map(entry).collect();
+            storage.append(&entries)?;
+            let (applied, took) = clock(|| {
+                storage.apply(&entries, |entry, batch| {
+                    batch.put(entry.index.to_be_bytes(), &entry.data);
+                    Ok(())
+                })
+            });
+            applied?;
+            Ok(took)
+        };
+        let series = take_turns(
+            rounds,
+            &mut [&mut || plain.write_data(count, &payload), &mut ours],
+        )?;
+        let cpu = series[1].cpu.median() - series[0].cpu.median();
+        let (plain, ours) = (&series[0].wall, &series[1].wall);
+        let cells = [spread(plain), spread(ours), time(cpu.max(0.0))];
+        let ratio = ours.median() / plain.median();
+        report.row(
+            &format!("{count} x {bytes} B"),
+            &cells,
+            (ratio, " x"),
+            Target::None,
         );
     }
     report.print();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use peerstore::{RaftLocalState, RegionId, keys};
+use peerstore::{Keyspace, RaftLocalState, RegionId, keys};
 use raft::eraftpb::{Entry, HardState};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
@@ -41,6 +41,46 @@ impl RawRocks {
             index: 0,
             marked,
         })
+    }
+
+    /// Opens a new database in `dir` for data: as the data store's, as far as a write goes.
+    pub fn open_data(dir: &Path) -> Outcome<RawRocks> {
+        let cache = Cache::new_lru_cache(256 << 20);
+        let data = family(64 << 20, &table(&cache, 16 << 10));
+        let state = family(4 << 20, &table(&cache, 4 << 10));
+        let families = vec![
+            ColumnFamilyDescriptor::new(Keyspace::Data.name(), data),
+            ColumnFamilyDescriptor::new(Keyspace::ApplyState.name(), state),
+        ];
+        let db = DB::open_cf_descriptors(&database(), dir, families)?;
+        Ok(RawRocks {
+            db,
+            index: 0,
+            marked: false,
+        })
+    }
+
+    /// Writes `count` values and an apply state without an fsync.
+    pub fn write_data(&mut self, count: usize, payload: &[u8]) -> Outcome<Took> {
+        // Each with bytes of its own, as entries have.
+        let values = vec![payload.to_vec(); count];
+        let first = self.index + 1;
+        self.index += count as u64;
+        let state = [0xa5; 20];
+        let missing = "a column family is missing";
+        let data = self.db.cf_handle(Keyspace::Data.name()).ok_or(missing)?;
+        let states = self.db.cf_handle(Keyspace::ApplyState.name());
+        let states = states.ok_or(missing)?;
+        let (result, took) = clock(|| {
+            let mut batch = WriteBatch::default();
+            for (index, value) in (first..).zip(&values) {
+                batch.put_cf(data, index.to_be_bytes(), value);
+            }
+            batch.put_cf(states, keys::region_key(RegionId(1)), state);
+            self.db.write(batch)
+        });
+        result?;
+        Ok(took)
     }
 
     /// Writes `count` entries and a raft state: the keys and values that a `persist` would write. They
