@@ -34,6 +34,18 @@ pub struct ApplyBatch {
 }
 
 impl ApplyBatch {
+    /// With room for what `entries` are likely to put: about their own data, and the states.
+    pub(crate) fn of(entries: &[Entry]) -> Self {
+        const PER_ENTRY_BYTES: usize = 32;
+        const STATES_BYTES: usize = 256;
+        let data = entries.iter().map(|e| e.data.len() + PER_ENTRY_BYTES);
+        let mut batch = ApplyBatch::default();
+        batch
+            .data
+            .reserve(entries.len() + 2, data.sum::<usize>() + STATES_BYTES);
+        batch
+    }
+
     /// Puts `value` under `key`. That the key is in the region is checked when the batch is written.
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         self.data.put(Keyspace::Data, key, value);

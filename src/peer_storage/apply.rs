@@ -65,7 +65,7 @@ impl PeerStorage {
             }
         }
         self.check_durable(last.index)?;
-        let mut batch = ApplyBatch::default();
+        let mut batch = ApplyBatch::of(entries);
         for entry in entries {
             apply(entry, &mut batch)?;
         }

@@ -57,17 +57,29 @@ pub struct TaskSenders {
 /// alone, whoever has asked for their removal: the region itself may have built and given up the very
 /// file that now came from its leader.
 #[derive(Debug, Default)]
-pub struct NeededFiles(Mutex<HashSet<SnapshotKey>>);
+pub struct NeededFiles(Mutex<FileUses>);
+
+#[derive(Debug, Default)]
+struct FileUses {
+    needed: HashSet<SnapshotKey>,
+    removing: HashSet<SnapshotKey>,
+}
 
 impl NeededFiles {
-    /// From now on `key` is needed. It may have been removed just before: look for it afterwards.
-    pub fn need(&self, key: SnapshotKey) {
-        self.lock().insert(key);
+    /// From now on `key` is needed, unless the worker removes it at this moment: then false.
+    #[must_use]
+    pub fn need(&self, key: SnapshotKey) -> bool {
+        let mut uses = self.lock();
+        if uses.removing.contains(&key) {
+            return false;
+        }
+        uses.needed.insert(key);
+        true
     }
 
     /// `key` is not needed any more.
     pub fn release(&self, key: &SnapshotKey) {
-        self.lock().remove(key);
+        self.lock().needed.remove(key);
     }
 
     /// Removes `key` from `store`, unless it is needed.
@@ -75,15 +87,18 @@ impl NeededFiles {
     /// # Errors
     /// Those of the store.
     pub fn remove(&self, store: &dyn RaftSnapshotStorage, key: &SnapshotKey) -> Result<()> {
-        // Under the lock, so that nobody can need it meanwhile.
-        let needed = self.lock();
-        if needed.contains(key) {
+        let mut uses = self.lock();
+        if uses.needed.contains(key) {
             return Ok(());
         }
-        store.delete(key)
+        uses.removing.insert(*key);
+        drop(uses);
+        let removed = store.delete(key);
+        self.lock().removing.remove(key);
+        removed
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashSet<SnapshotKey>> {
+    fn lock(&self) -> MutexGuard<'_, FileUses> {
         self.0.lock().unwrap_or_else(|p| p.into_inner())
     }
 }

@@ -271,10 +271,7 @@ impl PeerStorage {
                 && info.digest[..] == data.digest[..]
         };
         let found = store.list(Some(key.region))?.into_iter().find(same);
-        found.ok_or_else(|| Error::SnapshotNotFound {
-            name: key.to_string(),
-            path: "the node's snapshots".into(),
-        })
+        found.ok_or_else(|| not_found(&key))
     }
 
     /// A file that can never be installed goes, or it would be taken for the same one when it is sent
@@ -301,7 +298,9 @@ impl PeerStorage {
             });
         };
         let needed = &self.engines.tasks.needed;
-        needed.need(info.key);
+        if !needed.need(info.key) {
+            return Err(not_found(&info.key));
+        }
         let import = stage_import(&self.engines, &info.key, &checked.region_state.region)
             .map_err(|error| {
                 needed.release(&info.key);
@@ -324,6 +323,13 @@ pub(super) fn stage_import(
     let mut import = engines.app.begin_import(&region.range())?;
     read_content(key, &mut *reader, &mut *import)?;
     Ok(import)
+}
+
+fn not_found(key: &SnapshotKey) -> Error {
+    Error::SnapshotNotFound {
+        name: key.to_string(),
+        path: "the node's snapshots".into(),
+    }
 }
 
 /// Takes a file out of a message into the store, checked and durable.
