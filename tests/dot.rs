@@ -62,8 +62,11 @@ fn what_is_checked_in_is_what_the_code_draws() {
     }
 }
 
+/// The ports of each node, by its name.
+type Nodes<'a> = HashMap<&'a str, HashSet<&'a str>>;
+
 /// The nodes of a picture with their ports, and its arrows as `node` or `node:port`.
-fn parts(text: &str) -> (HashMap<&str, HashSet<&str>>, Vec<(&str, &str)>) {
+fn parts(text: &str) -> (Nodes<'_>, Vec<(&str, &str)>) {
     let (mut nodes, mut arrows) = (HashMap::new(), Vec::new());
     for line in text.lines().filter(|line| line.ends_with(';')) {
         let words: Vec<&str> = line.trim_end_matches(';').split_whitespace().collect();
