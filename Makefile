@@ -19,7 +19,7 @@ test: ## every test with RocksDB; ARGS go to cargo test
 	$(LIBCLANG) $(CARGO) test --features conformance $(ARGS)
 
 test-prost: ## every test with raft-rs's other codec
-	$(LIBCLANG) scripts/with-protoc scripts/with-built-rocksdb $(CARGO) test \
+	$(LIBCLANG) scripts/with-protoc $(CARGO) test \
 		--no-default-features --features rocksdb,prost-codec,conformance $(ARGS)
 
 test-plain: ## every test that needs no RocksDB; builds in two minutes, without libclang

@@ -1,6 +1,4 @@
-//! One region of one voter: propose, persist, apply, stop, start again.
-//!
-//! `cargo run --example single_region [directory]`
+//! One region of one voter: propose, persist, apply, stop, start again with everything it had.
 
 use peerstore::{CompositeStorage, Config, PeerStorage, Region, raft_logger};
 use raft::prelude::{Entry, EntryType};
@@ -13,11 +11,11 @@ fn main() -> Result<()> {
     let given = std::env::args_os().nth(1);
     let dir = given.map_or_else(|| temporary.path().join("node"), Into::into);
 
-    // The first start creates the region, the later ones find it with everything it had.
+    // The first start creates the region, the later ones find it.
     let node = CompositeStorage::open(&dir, Config::default())?;
     let storage = match node.regions()?.first() {
         None => node.create_region(&Region::single(1, 1))?,
-        Some(region) => node.open_region(region.region.id)?,
+        Some(state) => node.open_region(state.region.id)?,
     };
     // The config carries the durable applied index: nothing is applied twice or skipped.
     let mut raft = RawNode::new(&storage.raft_config(), storage, &raft_logger())?;
@@ -27,33 +25,33 @@ fn main() -> Result<()> {
         raft.propose(Vec::new(), word.into())?;
         handle_ready(&mut raft)?;
     }
-    let storage = raft.store();
-    let count = storage.get(b"count")?.unwrap_or_default();
-    let last = storage.last_index()?;
-    println!("{} words so far, the log ends at {last}", u64_of(&count));
-    println!("in {}", dir.display());
+    let (count, last) = (words(raft.store())?, raft.store().last_index()?);
+    println!(
+        "{count} words so far, the log ends at {last}, in {}",
+        dir.display()
+    );
     Ok(())
 }
 
-/// Persist, then send, then apply: until raft has nothing more to do.
+/// Until raft has nothing more to do. With other voters, messages are sent where the comments say.
 fn handle_ready(raft: &mut RawNode<PeerStorage>) -> Result<()> {
     while raft.has_ready() {
         let mut ready = raft.ready();
-        // A leader's messages may leave now: ready.take_messages().
+        // ready.take_messages(): a leader's, which need not wait for its disk.
         apply(raft.mut_store(), &ready.take_committed_entries())?;
-        raft.mut_store().persist(&mut ready)?; // one batch, one fsync
-        // All others may leave now: ready.take_persisted_messages().
+        raft.mut_store().persist(&mut ready)?; // One atomic batch, one fsync.
+        // ready.take_persisted_messages(): all others.
         let mut light = raft.advance_append(ready);
+        // light.take_messages()
         apply(raft.mut_store(), &light.take_committed_entries())?;
         raft.advance_apply_to(raft.store().applied_index());
     }
     Ok(())
 }
 
-/// What the entries do to the data: each word is kept under its number. In one batch with the
-/// applied index, so that a crash repeats or loses nothing.
+/// Keeps each word under its number, in one batch with the applied index: no crash parts them.
 fn apply(storage: &mut PeerStorage, committed: &[Entry]) -> Result<()> {
-    let mut count = u64_of(&storage.get(b"count")?.unwrap_or_default());
+    let mut count = words(storage)?;
     storage.apply(committed, |entry, batch| {
         if entry.get_entry_type() == EntryType::EntryNormal && !entry.data.is_empty() {
             count += 1;
@@ -65,6 +63,7 @@ fn apply(storage: &mut PeerStorage, committed: &[Entry]) -> Result<()> {
     Ok(())
 }
 
-fn u64_of(bytes: &[u8]) -> u64 {
-    bytes.try_into().map_or(0, u64::from_be_bytes)
+fn words(storage: &PeerStorage) -> Result<u64> {
+    let count = storage.get(b"count")?.map(|bytes| bytes[..].try_into());
+    Ok(count.transpose()?.map_or(0, u64::from_be_bytes))
 }

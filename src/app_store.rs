@@ -210,6 +210,11 @@ pub struct AppBatch {
 }
 
 impl AppBatch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        AppBatch::default()
+    }
+
     /// Puts `value` under `key`.
     pub fn put(&mut self, keyspace: Keyspace, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         self.push(OpKind::Put, keyspace, key.as_ref(), value.as_ref());

@@ -18,7 +18,7 @@ use crate::memory::{MemoryData, MemoryLog, MemorySnapshots};
 use crate::node_dir::{Contents, NodeDir};
 use crate::peer_storage::{Engines, OpenRegions, PeerStorage, StorageOptions, regions};
 use crate::proto::{Region, RegionLocalState, StoreIdent};
-use crate::raft_log::{LogStats, RaftLogStorage};
+use crate::raft_log::{LogBatch, LogStats, RaftLogStorage};
 use crate::snapshot_dir::{self, SnapshotDir, SnapshotOptions};
 use crate::snapshot_store::RaftSnapshotStorage;
 use crate::types::{Durability, PeerId, RegionId};
@@ -43,7 +43,7 @@ const SNAPSHOTS: &str = "snapshots";
 /// drop(storage);
 /// let storage = node.open_region(1)?;
 /// assert_eq!(storage.raft_state().last_index, 5);
-/// # Ok::<(), peerstore::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct CompositeStorage {
     engines: Arc<Engines>,
@@ -219,7 +219,7 @@ impl CompositeStorage {
     ///
     /// # Errors
     /// Those of the log store.
-    pub fn write_log(&self, batch: &crate::LogBatch) -> Result<()> {
+    pub fn write_log(&self, batch: &LogBatch) -> Result<()> {
         self.engines.write_log(batch)
     }
 }
@@ -253,7 +253,7 @@ fn open_parts(fs: Arc<dyn FileSystem>, dir: &Path, config: &Config) -> Result<Pa
                 },
                 ..Default::default()
             };
-            Arc::new(SnapshotDir::open(fs, &dir.join(SNAPSHOTS), options)?)
+            Arc::new(SnapshotDir::open(fs, dir.join(SNAPSHOTS), options)?)
         }
     };
     Ok(Parts {

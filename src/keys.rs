@@ -91,3 +91,33 @@ pub const KEYSPACES: [KeyspaceInfo; 9] = [
     row("kv", "ttl", "the application's", "the application's"),
     row("kv", "store", "ident | format", "StoreIdent | u32 BE"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_have_their_golden_bytes_and_come_back() {
+        let key = log_key(RegionId(0x0102), 0x0a0b);
+        assert_eq!(key, [0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0x0a, 0x0b]);
+        assert_eq!(parse_log_key(&key), Some((RegionId(0x0102), 0x0a0b)));
+        assert_eq!(parse_log_key(&key[1..]), None);
+        let key = region_key(RegionId(u64::MAX));
+        assert_eq!(parse_region_key(&key), Some(RegionId(u64::MAX)));
+    }
+
+    #[test]
+    fn the_order_of_the_bytes_is_the_order_of_the_numbers() {
+        let keys = [(1, 255), (1, 256), (2, 0), (256, 0)];
+        let keys = keys.map(|(region, index)| log_key(RegionId(region), index));
+        assert!(keys.is_sorted());
+    }
+
+    #[test]
+    fn the_table_names_every_keyspace_of_the_data_store() {
+        for keyspace in crate::app_store::Keyspace::ALL {
+            let rows = KEYSPACES.iter().filter(|row| row.name == keyspace.name());
+            assert_eq!(rows.map(|row| row.store).collect::<Vec<_>>(), ["kv"]);
+        }
+    }
+}

@@ -1,4 +1,95 @@
-//! The durable storage that raft-rs leaves to its user.
+//! The durable storage that [raft-rs](raft) 0.7 leaves to its user.
+//!
+//! raft-rs decides what has to be written, and ships a storage that forgets everything with its
+//! process. This crate is the other one: the log, the votes, the applied index, the configuration and
+//! the snapshots of any number of raft groups, durable in one directory, in TiKV's PeerStorage model.
+//!
+//! - [`PeerStorage`] is what you put under a [`raft::RawNode`]: one region, that is one raft group.
+//! - [`CompositeStorage`] is one node: the directory with all its regions.
+//!
+//! # The whole of it
+//!
+//! A region of one voter: propose, make durable, apply, and find it all again after a restart.
+//!
+//! ```
+//! use peerstore::{CompositeStorage, Config, PeerStorage, Region, raft_logger};
+//! use raft::{RawNode, eraftpb::Entry};
+//!
+//! fn apply(storage: &mut PeerStorage, committed: &[Entry]) -> peerstore::Result<()> {
+//!     storage.apply(committed, |entry, batch| {
+//!         if !entry.data.is_empty() {
+//!             batch.put("greeting", &entry.data); // or whatever the entry means to you
+//!         }
+//!         Ok(())
+//!     })
+//! }
+//!
+//! let dir = tempfile::tempdir()?;
+//! let node = CompositeStorage::open(dir.path(), Config::default())?;
+//! let storage = node.create_region(&Region::single(1, 1))?; // region 1, its only peer is 1
+//! let mut raft = RawNode::new(&storage.raft_config(), storage, &raft_logger())?;
+//! raft.campaign()?;
+//! raft.propose(Vec::new(), b"hello".to_vec())?;
+//! while raft.has_ready() {
+//!     let mut ready = raft.ready();
+//!     apply(raft.mut_store(), &ready.take_committed_entries())?;
+//!     raft.mut_store().persist(&mut ready)?; // one batch, one fsync: now messages may leave
+//!     let mut light = raft.advance_append(ready);
+//!     apply(raft.mut_store(), &light.take_committed_entries())?;
+//!     raft.advance_apply_to(raft.store().applied_index());
+//! }
+//! drop(raft); // a crash would do
+//! let storage = node.open_region(1)?;
+//! assert_eq!(storage.get(b"greeting")?.as_deref(), Some(&b"hello"[..]));
+//! assert_eq!(storage.applied_index(), 7); // 5 is where a region starts, 6 the election
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Four rules, and the storage sees to the rest:
+//!
+//! 1. Start raft with [`PeerStorage::raft_config`]: it carries the durable applied index.
+//! 2. [`PeerStorage::persist`] each `Ready` before its persisted messages leave.
+//! 3. [`PeerStorage::apply`] committed entries: your data and the applied index are one batch.
+//! 4. Where an entry changes the members, give what `RawNode::apply_conf_change` answers to
+//!    [`ApplyBatch::set_conf_state`], in the batch of that entry.
+//!
+//! # What next
+//!
+//! | you want to | look at |
+//! |---|---|
+//! | drive many regions with one fsync | [`PeerStorage::stage`], [`CompositeStorage::write_log`], [`PeerStorage::persisted`] |
+//! | keep the log short | [`PeerStorage::compact`], [`PeerStorage::compact_by_policy`], [`GcPolicy`] |
+//! | send and install snapshots | [`PeerStorage::wait_snapshot`], [`RaftSnapshotStorage::send`], [`RaftSnapshotStorage::receive`], [`SnapshotState`] |
+//! | not block on cold entries | [`PeerStorage::take_fetched`] |
+//! | add a peer that has nothing | [`CompositeStorage::create_uninitialized`] |
+//! | set a node up | [`Config`], from code or from YAML |
+//! | bring a log or a data store of your own | [`RaftLogStorage`], [`ApplicationDataStorage`], [`CompositeStorage::from_parts`], and the suites of `conformance` |
+//! | test against power cuts and failing disks | [`memory`] |
+//! | see a region | [`dot::live`] |
+//! | know what an error asks of you | [`Error`], [`RecoveryError`] |
+//!
+//! # What it promises
+//!
+//! - A call that returned has made durable what its documentation says, and one that failed has changed
+//!   nothing, in memory or on disk.
+//! - Opening a region checks everything that raft-rs relies on. What would make `RawNode::new` panic, or
+//!   lose a vote or an acknowledged entry, is a [`RecoveryError`] that says what contradicts what.
+//! - After a failed write or fsync a store refuses writes ([`Error::Poisoned`]) until it is opened again.
+//! - What is read was checked; damage is an error, never other bytes.
+//!
+//! How it does that, and what every crash leaves behind, is in `docs/architecture.md`; what is on disk in
+//! `docs/data-model.md`. Indexes: ranges are half-open, `[low, high)`; a position is inclusive.
+//!
+//! # Features
+//!
+//! | feature | what it brings | default |
+//! |---|---|---|
+//! | `rocksdb` | the RocksDB log and data stores, `rocks`; without it the crate builds in two minutes, and has the memory backends and your own | yes |
+//! | `protobuf-codec` | raft-rs's messages by rust-protobuf | yes |
+//! | `prost-codec` | raft-rs's messages by prost, instead; what is on disk is the same | |
+//! | `conformance` | the suites that hold a backend to its contract, `conformance` | |
+//!
+//! Exactly one codec has to be on, the one that your program uses.
 #![deny(missing_docs)]
 
 mod app_store;
@@ -7,6 +98,7 @@ mod conf;
 mod config;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+pub mod dot;
 mod entry_cache;
 mod error;
 mod fs;
@@ -54,3 +146,8 @@ pub use snapshot_store::{
 };
 pub use state_machine::{ApplyBatch, StateMachine};
 pub use types::{Durability, KeyRange, LogPosition, PeerId, RegionId};
+
+/// Compiles and runs the readme's program.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -328,9 +328,7 @@ impl From<&ConfState> for wire::ConfState {
 
 impl From<wire::ConfState> for ConfState {
     fn from(s: wire::ConfState) -> Self {
-        let mut state = ConfState::default();
-        state.voters = s.voters;
-        state.learners = s.learners;
+        let mut state = ConfState::from((s.voters, s.learners));
         state.voters_outgoing = s.voters_outgoing;
         state.learners_next = s.learners_next;
         state.auto_leave = s.auto_leave;
@@ -437,4 +435,131 @@ pub(crate) fn decode<M: prost::Message + Default>(
     bytes: &[u8],
 ) -> Result<M> {
     M::decode(bytes).map_err(|e| Error::corruption(Some(region), what, e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    fn hard_state() -> HardState {
+        let mut state = HardState::default();
+        (state.term, state.vote, state.commit) = (7, 2, 300);
+        state
+    }
+
+    fn conf_state() -> ConfState {
+        let mut conf_state = ConfState::from((vec![1, 2], vec![300]));
+        conf_state.voters_outgoing = vec![1, 3];
+        conf_state.learners_next = vec![3];
+        conf_state.auto_leave = true;
+        conf_state
+    }
+
+    fn region_state() -> RegionLocalState {
+        let range = KeyRange::new("a", "b");
+        let voters = [(PeerId(2), 20), (PeerId(3), 30)];
+        RegionLocalState {
+            state: PeerState::Applying,
+            region: Region::with_voters(9, range, voters),
+            merge_state: Some(MergeState {
+                min_index: 4,
+                target: None,
+                commit: 5,
+            }),
+            peer_id: PeerId(2),
+            conf_state: conf_state(),
+        }
+    }
+
+    // The bytes of version 1, the same with both codecs of raft-rs: stores in the field have them.
+    #[test]
+    fn the_states_have_their_golden_bytes() {
+        let raft = RaftLocalState {
+            hard_state: hard_state(),
+            last_index: 301,
+        };
+        let apply = RaftApplyState {
+            applied_index: 299,
+            truncated_state: RaftTruncatedState { index: 5, term: 6 },
+            commit_index: 300,
+            commit_term: 7,
+        };
+        let ident = StoreIdent {
+            cluster_id: 1,
+            store_id: 2,
+        };
+        assert_eq!(hex(&raft.encode_to_vec()), "0a070807100218ac0210ad02");
+        assert_eq!(hex(&apply.encode_to_vec()), "08ab0212040805100620ac022807");
+        assert_eq!(hex(&ident.encode_to_vec()), "08011002");
+        assert_eq!(
+            hex(&region_state().encode_to_vec()),
+            concat!(
+                "0801",
+                "121a",
+                "0809",
+                "120161",
+                "1a0162",
+                "220408011001",
+                "2a0408021014",
+                "2a040803101e",
+                "1a0408041805",
+                "ca3e11",
+                "0a020102",
+                "1202ac02",
+                "1a020103",
+                "220103",
+                "2801",
+                "d03e02",
+            )
+        );
+    }
+
+    #[test]
+    fn every_field_comes_back() -> Result<()> {
+        let region = RegionId(9);
+        let raft = RaftLocalState {
+            hard_state: hard_state(),
+            last_index: 301,
+        };
+        let bytes = raft.encode_to_vec();
+        assert_eq!(RaftLocalState::decode_of(region, &bytes)?, raft);
+        let bytes = region_state().encode_to_vec();
+        assert_eq!(RegionLocalState::decode_of(region, &bytes)?, region_state());
+        Ok(())
+    }
+
+    #[test]
+    fn a_state_that_does_not_exist_is_corruption_that_names_the_region() {
+        let mut bytes = region_state().encode_to_vec();
+        assert_eq!(bytes[0..2], [8, 1]);
+        bytes[1] = 9;
+        let error = RegionLocalState::decode_of(RegionId(9), &bytes).unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, Error::Corruption { .. }), "{text}");
+        assert!(text.contains("region 9") && text.contains("peer state 9, expected 0 to 3"));
+    }
+
+    #[test]
+    fn roles_give_the_configuration_of_a_joint_region() {
+        let mut region = Region::single(1, 1);
+        let mut add = |id, role: PeerRole| {
+            region.peers.push(Peer {
+                id,
+                store_id: id,
+                role: role as i32,
+            });
+        };
+        add(2, PeerRole::IncomingVoter);
+        add(3, PeerRole::DemotingVoter);
+        add(4, PeerRole::Learner);
+        let conf_state = region.conf_state();
+        assert_eq!(conf_state.voters, [1, 2]);
+        assert_eq!(conf_state.voters_outgoing, [1, 3]);
+        assert_eq!(conf_state.learners, [4]);
+        assert_eq!(conf_state.learners_next, [3]);
+    }
 }

@@ -134,6 +134,11 @@ pub struct LogBatch {
 }
 
 impl LogBatch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        LogBatch::default()
+    }
+
     /// Puts `entries`: contiguous and ascending. None does nothing.
     pub fn append(&mut self, region: RegionId, entries: Vec<Entry>) {
         if !entries.is_empty() {

@@ -4,6 +4,9 @@
 mod broken_data;
 #[path = "conformance/broken_logs.rs"]
 mod broken_logs;
+mod nodes;
+#[path = "conformance/peer_storage.rs"]
+mod peer_storage;
 #[path = "conformance/plain_storage.rs"]
 mod plain_storage;
 #[cfg(feature = "rocksdb")]

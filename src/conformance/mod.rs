@@ -2,8 +2,8 @@
 //!
 //! Whoever writes a storage runs the suite of its seam in a test of their own:
 //!
-//! - [`raft_log`] for a [`RaftLogStorage`](crate::RaftLogStorage),
-//! - [`app_store`] for an [`ApplicationDataStorage`](crate::ApplicationDataStorage),
+//! - [`raft_log`] for a [`RaftLogStorage`],
+//! - [`app_store`] for an [`ApplicationDataStorage`],
 //! - [`raft_storage`] for anything that implements [`raft::Storage`], whatever it is built on.
 //!
 //! Every case gets a new, empty store. `run` goes through all of them and then panics with the names

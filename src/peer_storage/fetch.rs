@@ -65,11 +65,11 @@ pub(crate) enum FetchAnswer {
     Later,
     /// Reading them failed on the worker.
     Failed(Error),
-    /// The worker did not help three times in a row: read them here.
+    /// The worker is gone, or its answers came too late three times in a row: read them here.
     ReadHere,
 }
 
-/// How often an answer may turn out useless before the entries are read on the spot (TiKV's limit).
+/// How often an answer may come too late before the entries are read on the spot (TiKV's limit).
 const MISSES_MAX: u32 = 3;
 
 /// How many contexts one fetch, and one region, remembers: raft asks again by itself at the next
@@ -83,7 +83,7 @@ const READY_MAX: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Fetches {
     by_low: BTreeMap<u64, Fetch>,
-    // How often in a row a fetch from this index had an answer that could not be used.
+    // How often in a row the answer to a fetch from this index came too late to be used.
     misses: BTreeMap<u64, u32>,
     // Grows when the log or the term changes: what was asked for before is of no use then.
     generation: u64,
@@ -136,14 +136,12 @@ impl Fetches {
                 }
                 return FetchAnswer::Later;
             }
-            Some(Fetch::Ready { .. }) => match self.take_ready(wanted) {
-                Some(Ok(entries)) => {
+            Some(Fetch::Ready { .. }) => {
+                if let Some(result) = self.take_ready(wanted) {
                     self.misses.remove(&wanted.low);
-                    return FetchAnswer::Entries(entries);
+                    return result.map_or_else(FetchAnswer::Failed, FetchAnswer::Entries);
                 }
-                Some(Err(error)) => return FetchAnswer::Failed(error),
-                None => *self.misses.entry(wanted.low).or_default() += 1,
-            },
+            }
             None => {}
         }
         if self
@@ -215,7 +213,9 @@ impl Fetches {
         let Some(Fetch::InFlight { contexts }) = self.by_low.remove(&fetched.low) else {
             return;
         };
-        if fetched.generation == self.generation && fetched.low >= self.floor {
+        if fetched.generation != self.generation {
+            *self.misses.entry(fetched.low).or_default() += 1;
+        } else if fetched.low >= self.floor {
             self.make_room();
             let (result, askers) = (fetched.result, contexts.len());
             self.by_low
@@ -254,6 +254,5 @@ impl Fetches {
         self.generation += 1;
         self.by_low
             .retain(|_, fetch| matches!(fetch, Fetch::InFlight { .. }));
-        self.misses.clear();
     }
 }

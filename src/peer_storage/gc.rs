@@ -73,20 +73,30 @@ impl GcPolicy {
 }
 
 impl PeerStorage {
-    /// Compacts the log if the policy of the node asks for it. `slowest` is the matched index of the
-    /// slowest follower worth waiting for; a leader takes it from raft's progress. Returns the new
-    /// first index if the log was compacted.
+    /// The new first index, if the policy of the node asks for a compaction now. `slowest` is the
+    /// matched index of the slowest follower worth waiting for; a leader takes it from raft's
+    /// progress. A leader may propose the answer as a command, so that all replicas compact alike:
+    /// then whoever leads next can serve the same followers.
     ///
     /// # Errors
-    /// As [`PeerStorage::compact`].
-    pub fn compact_by_policy(&mut self, slowest: Option<u64>) -> Result<Option<u64>> {
+    /// Those of the log store.
+    pub fn first_index_by_policy(&self, slowest: Option<u64>) -> Result<Option<u64>> {
         let input = GcInput {
             first_index: self.log_first(),
             applied: self.applied_index(),
             bytes: self.log_bytes()?,
             slowest,
         };
-        let Some(first_index) = self.engines.options.gc.first_index_to_keep(&input) else {
+        Ok(self.engines.options.gc.first_index_to_keep(&input))
+    }
+
+    /// Compacts the log if [`PeerStorage::first_index_by_policy`] says so. Returns the new first index
+    /// if the log was compacted.
+    ///
+    /// # Errors
+    /// As [`PeerStorage::compact`].
+    pub fn compact_by_policy(&mut self, slowest: Option<u64>) -> Result<Option<u64>> {
+        let Some(first_index) = self.first_index_by_policy(slowest)? else {
             return Ok(None);
         };
         self.compact(first_index)?;

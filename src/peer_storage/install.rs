@@ -11,9 +11,10 @@
 use prost::Message as _;
 use raft::eraftpb::{Entry, HardState, Snapshot};
 
-use super::snapshot::SnapshotTask;
+use super::log_bytes::LogBytes;
 use super::snapshot_content::read_content;
 use super::snapshot_data::{PendingSnapshot, RaftSnapshotData, position};
+use super::write::check_contiguous;
 use super::{Engines, PeerStorage};
 use crate::app_store::{AppBatch, DataImport, Keyspace};
 use crate::conf::check_conf_state;
@@ -74,6 +75,7 @@ impl PeerStorage {
     ) -> Result<Install> {
         let checked = self.check_snapshot(snapshot)?;
         let LogPosition { term, index } = checked.position;
+        check_contiguous(self.region_id(), index + 1, entries)?;
         let install = self.stage_data(&checked)?;
         let hard_state = hard_state.unwrap_or_else(|| {
             let mut state = self.hard_state().clone();
@@ -123,21 +125,31 @@ impl PeerStorage {
         batch.state(region, raft_state.clone());
         batch.require_sync();
 
-        // From here on memory shows the snapshot; the state Applying keeps everybody from using it.
-        self.region_state = checked.region_state;
-        self.apply_state = apply_state;
-        self.cache.clear();
-        self.forget_from(0);
-        self.terms.get_mut().learn(checked.position);
-        (self.persisted, self.log_start) = (index, index + 1);
-        self.log_bytes.set(Some(0));
-        self.raft_state = RaftLocalState {
-            last_index: index,
-            ..raft_state
-        };
+        self.show_snapshot(checked.region_state, apply_state, raft_state.hard_state);
         self.accept_entries(entries);
         self.assert_invariants();
         Ok(install)
+    }
+
+    /// Makes memory show the snapshot; the state Applying keeps everybody from using it.
+    fn show_snapshot(
+        &mut self,
+        region_state: RegionLocalState,
+        apply_state: RaftApplyState,
+        hard_state: HardState,
+    ) {
+        let position = apply_state.truncated();
+        self.region_state = region_state;
+        self.apply_state = apply_state;
+        self.raft_state = RaftLocalState {
+            hard_state,
+            last_index: position.index,
+        };
+        self.cache.clear();
+        self.forget_from(0);
+        self.terms.get_mut().learn(position);
+        (self.persisted, self.log_start) = (position.index, position.index + 1);
+        *self.log_bytes.get_mut() = LogBytes::Known(0);
     }
 
     /// Steps 3 and 4.
@@ -203,7 +215,7 @@ impl PeerStorage {
                 file: None,
             });
         };
-        self.check_region(&data)?;
+        self.check_region(&data, position.index)?;
         let file = self.snapshot_file(&data, snapshot)?;
         if file.meta.position != position || file.meta.region != data.region {
             let got = format!(
@@ -221,18 +233,20 @@ impl PeerStorage {
         })
     }
 
-    /// Whether the snapshot is of this region, and not from before a change that is known here.
-    fn check_region(&self, data: &RaftSnapshotData) -> Result<()> {
+    /// Whether the snapshot is of this region, and not from before a change that is known here. One
+    /// that ends behind what is applied here cannot be, whatever its epoch says: the epoch counts the
+    /// changes that were written here, and a change that is written by hand, not with its entry, may
+    /// be written twice.
+    fn check_region(&self, data: &RaftSnapshotData, index: u64) -> Result<()> {
         let region = self.region_id();
         let (theirs, ours) = (data.region.region_epoch, self.region().region_epoch);
+        let is_older = theirs.version < ours.version || theirs.conf_ver < ours.conf_ver;
         let reason = if data.region.id != region.0 {
             format!("it is of region {}, expected {region}", data.region.id)
         } else if data.region.range().is_empty() {
-            format!(
-                "its range is {}, expected a start below the end",
-                data.region.range()
-            )
-        } else if theirs.version < ours.version || theirs.conf_ver < ours.conf_ver {
+            let range = data.region.range();
+            format!("its range is {range}, expected a start below the end")
+        } else if is_older && index <= self.applied_index() {
             format!("its epoch is {theirs:?}, expected at least {ours:?}")
         } else {
             return Ok(());
@@ -248,7 +262,9 @@ impl PeerStorage {
         }
         let key = data.key(snapshot);
         let same = |info: &SnapshotInfo| {
-            info.meta.position == position(snapshot) && info.digest[..] == data.digest[..]
+            info.meta.position == position(snapshot)
+                && info.meta.region == data.region
+                && info.digest[..] == data.digest[..]
         };
         let found = store.list(Some(key.region))?.into_iter().find(same);
         found.ok_or_else(|| Error::SnapshotNotFound {
@@ -260,14 +276,14 @@ impl PeerStorage {
     /// A file that can never be installed goes, or it would be taken for the same one when it is sent
     /// again. Where the system is at fault it stays, for the next try.
     fn remove_refused(&self, file: SnapshotKey, error: Error) -> Error {
-        if matches!(
+        let is_useless = matches!(
             error,
             Error::SnapshotRefused { .. }
                 | Error::Corruption { .. }
                 | Error::InvalidArgument { .. }
-        ) && let Some(later) = SnapshotTask::Remove(file).run(&*self.engines.snapshots)
-        {
-            let _ = self.engines.tasks.snapshot.send(later);
+        );
+        if is_useless && let Err(error) = self.engines.snapshots.delete(&file) {
+            tracing::warn!(key = %file, %error, "refused snapshot file not removed");
         }
         error
     }

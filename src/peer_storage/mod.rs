@@ -17,6 +17,7 @@ mod engines;
 mod fetch;
 mod gc;
 mod install;
+mod log_bytes;
 mod open;
 mod read;
 mod recovery;
@@ -28,7 +29,7 @@ mod term_runs;
 mod tests;
 mod write;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -48,10 +49,20 @@ use crate::error::{Error, Result};
 use crate::proto::{PeerState, RaftApplyState, RaftLocalState, Region, RegionLocalState};
 use crate::types::{LogPosition, PeerId, RegionId};
 use fetch::Fetches;
+use log_bytes::LogBytes;
 use snapshot::Slot;
 use term_runs::TermRuns;
 
-/// The durable storage of one region under one `RawNode`, which owns it.
+/// The durable storage of one region under one `RawNode`, which owns it. It comes from a
+/// [`CompositeStorage`](crate::CompositeStorage); `RawNode::mut_store` gives access to it again.
+///
+/// | what happens | call |
+/// |---|---|
+/// | a `Ready` | [`persist`](Self::persist), or [`stage`](Self::stage) and [`persisted`](Self::persisted) |
+/// | committed entries | [`apply`](Self::apply) |
+/// | the log grows | [`compact_by_policy`](Self::compact_by_policy), or [`compact`](Self::compact) |
+/// | raft was told `LogTemporarilyUnavailable` | [`take_fetched`](Self::take_fetched) |
+/// | the peer leaves its region | [`destroy`](Self::destroy) |
 ///
 /// Reads answer from memory where they can: the states, the newest entries, the terms as runs. Writes
 /// return after what they wrote is durable, in one batch, and a refused write has changed nothing,
@@ -74,8 +85,8 @@ pub struct PeerStorage {
     cache: EntryCache,
     // No entry below this index is in the log store. Invariant: log_start <= first_index.
     log_start: u64,
-    // About how many bytes the log takes; unknown after an open until somebody asks.
-    log_bytes: Cell<Option<u64>>,
+    // After an open unknown until somebody asks.
+    log_bytes: RefCell<LogBytes>,
     // How many `Staged` wait for their `persisted`.
     staged: usize,
     slot: RefCell<Slot>,
@@ -161,6 +172,11 @@ impl PeerStorage {
         self.cache.stats()
     }
 
+    /// The lowest index that the region's entry cache holds; it holds all from there to the last.
+    pub fn cached_from(&self) -> Option<u64> {
+        self.cache.first_index()
+    }
+
     /// Drops cached entries below `index`: every follower worth waiting for has them.
     pub fn compact_cache(&self, index: u64) {
         self.cache.compact_to(index);
@@ -204,13 +220,16 @@ impl PeerStorage {
 
     /// About how many bytes the log takes.
     fn log_bytes(&self) -> Result<u64> {
-        if let Some(bytes) = self.log_bytes.get() {
-            return Ok(bytes);
+        let mut size = self.log_bytes.borrow_mut();
+        match *size {
+            LogBytes::Known(bytes) => Ok(bytes),
+            LogBytes::Unknown { old_end, added } => {
+                let old = self.log_first()..old_end;
+                let old = (self.engines.log).approximate_bytes(self.region_id(), old)?;
+                *size = LogBytes::Known(old + added);
+                Ok(old + added)
+            }
         }
-        let range = self.log_first()..self.log_last() + 1;
-        let bytes = (self.engines.log).approximate_bytes(self.region_id(), range)?;
-        self.log_bytes.set(Some(bytes));
-        Ok(bytes)
     }
 
     /// Refuses writes while a snapshot is half installed: the region has to be opened again, which

@@ -1,6 +1,6 @@
 //! A region begins, is found again, ends. Uses: the seams, recovery, install.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -8,8 +8,9 @@ use prost::Message as _;
 use raft::eraftpb::HardState;
 
 use super::install::stage_import;
+use super::log_bytes::LogBytes;
 use super::recovery::{Refusal, Stored};
-use super::snapshot::{Slot, SnapshotTask};
+use super::snapshot::Slot;
 use super::snapshot_data::PendingSnapshot;
 use super::term_runs::TermRuns;
 use super::{Engines, Ownership, PeerStorage};
@@ -162,7 +163,10 @@ impl PeerStorage {
             terms: RefCell::new(terms),
             cache: EntryCache::new(Arc::clone(&engines.cache)),
             log_start,
-            log_bytes: Cell::new(None),
+            log_bytes: RefCell::new(LogBytes::Unknown {
+                old_end: last_index + 1,
+                added: 0,
+            }),
             staged: 0,
             slot: RefCell::new(Slot::default()),
             fetches: RefCell::new(None),
@@ -373,13 +377,13 @@ fn remove_leftovers(engines: &Engines, tombstone: &RegionLocalState) -> Result<(
     remove_orphans(engines, region)
 }
 
-/// Snapshot files that nobody will ask for: what was built or received before this open.
+/// Snapshot files that nobody will ask for: what was built or received before this open. Not by the
+/// worker: it might come too late, and take a file that was received again meanwhile.
 fn remove_orphans(engines: &Engines, region: RegionId) -> Result<()> {
     for info in engines.snapshots.list(Some(region))? {
-        // At once: the worker might come to it when the same file has been received again. One that is
-        // still being sent is left to the worker; without it, the next open removes the file.
-        if let Some(later) = SnapshotTask::Remove(info.key).run(&*engines.snapshots) {
-            let _ = engines.tasks.snapshot.send(later);
+        // One that is still being sent stays: the next open tries again.
+        if let Err(error) = engines.snapshots.delete(&info.key) {
+            tracing::warn!(key = %info.key, %error, "snapshot file not removed");
         }
     }
     Ok(())

@@ -123,28 +123,26 @@ impl PeerStorage {
         }
         // The cache reaches to the end of the log, so what is below it is in the log store.
         let cold = low..self.cache.first_index().unwrap_or(high).min(high);
-        let mut entries = if context.can_async() {
+        let can_async = context.can_async();
+        let mut entries = if can_async {
             self.fetch_cold(&cold, bytes_max, context)?
         } else {
             (self.engines.log).read_entries(self.region_id(), cold.clone(), bytes_max)?
         };
         if entries.len() as u64 == cold.end - cold.start && cold.end < high {
-            self.extend_from_cache(&mut entries, cold.end..high, bytes_max);
+            let warm = match self.cache.entries(cold.end, high, bytes_max) {
+                Some(warm) => warm,
+                // They left the cache meanwhile. Who can wait asks again for what is missing; who
+                // cannot relies on getting everything: raft looks for configuration changes in it.
+                None if can_async => Vec::new(),
+                None => {
+                    (self.engines.log).read_entries(self.region_id(), cold.end..high, bytes_max)?
+                }
+            };
+            entries.extend(warm);
+            raft::util::limit_size(&mut entries, Some(bytes_max));
         }
         Ok(entries)
-    }
-
-    /// Adds what follows from the cache, as far as the size limit allows.
-    fn extend_from_cache(
-        &self,
-        entries: &mut Vec<Entry>,
-        range: std::ops::Range<u64>,
-        bytes_max: u64,
-    ) {
-        // What left the cache meanwhile is read the next time: fewer entries are a right answer.
-        let warm = self.cache.entries(range.start, range.end, bytes_max);
-        entries.extend(warm.unwrap_or_default());
-        raft::util::limit_size(entries, Some(bytes_max));
     }
 
     /// Asks the worker. In the contexts that may wait, `Compacted` makes a leader send a snapshot

@@ -29,7 +29,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Work for the snapshot worker.
 pub enum SnapshotTask {
     /// Build one.
-    Build(BuildTask),
+    Build(Box<BuildTask>),
     /// Remove one that is of no more use.
     Remove(SnapshotKey),
 }
@@ -407,7 +407,7 @@ impl PeerStorage {
             reply,
         };
         let sender = &self.engines.tasks.snapshot;
-        (sender.send(SnapshotTask::Build(task))).map_err(|_| worker_gone())?;
+        (sender.send(SnapshotTask::Build(Box::new(task)))).map_err(|_| worker_gone())?;
         Ok(Some(Generating {
             position,
             conf_ver: epoch.conf_ver,

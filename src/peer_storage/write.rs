@@ -61,10 +61,11 @@ impl PeerStorage {
             self.engines.write_log(&batch)?;
             return self.persisted(staged);
         }
+        // Even if there is nothing to write: `advance_append` would count what is staged as durable.
+        self.check_nothing_staged("persist")?;
         if writes_nothing(ready) {
             return Ok(());
         }
-        self.check_nothing_staged("persist")?;
         let plan = self.plan_ready(ready)?;
         self.add_to_batch(&plan, &mut batch);
         self.engines.write_log(&batch)?;
@@ -132,7 +133,8 @@ impl PeerStorage {
     ///
     /// # Errors
     /// `Compacted` if the first lies below first_index, `Unavailable` if it leaves a gap,
-    /// `InvalidArgument` if they are not contiguous or would replace an applied entry.
+    /// `InvalidArgument` if they are not contiguous, would replace an applied entry, or Readies are
+    /// staged.
     pub fn append(&mut self, entries: &[Entry]) -> Result<()> {
         let plan = Plan {
             entries: entries.to_vec(),
@@ -150,7 +152,7 @@ impl PeerStorage {
     /// when the region is opened.
     ///
     /// # Errors
-    /// Those of the log store.
+    /// `InvalidArgument` while Readies are staged; those of the log store.
     pub fn set_hard_state(&mut self, hard_state: &HardState) -> Result<()> {
         let old = self.hard_state();
         let must_sync = hard_state.term != old.term || hard_state.vote != old.vote;
@@ -211,11 +213,8 @@ impl PeerStorage {
         (self.engines.app).write(&batch, self.engines.options.durability)?;
 
         let before = self.log_last() + 1 - self.log_first();
-        if let Some(bytes) = self.log_bytes.get() {
-            let kept = self.log_last() - dropped;
-            let kept = u128::from(bytes) * u128::from(kept) / u128::from(before.max(1));
-            self.log_bytes.set(Some(kept as u64));
-        }
+        let kept = self.log_last() - dropped;
+        self.log_bytes.get_mut().shrink(kept, before);
         self.accept_apply_state(apply_state);
         self.terms.get_mut().compact_to(dropped);
         self.terms.get_mut().learn(truncated);
@@ -274,8 +273,8 @@ impl PeerStorage {
         let Some(first) = entries.first() else {
             return Ok(());
         };
-        check_contiguous(self, entries)?;
         let (region, index) = (self.region_id(), first.index);
+        check_contiguous(region, index, entries)?;
         let (first_index, last_index) = (self.log_first(), self.log_last());
         if index < first_index {
             return Err(Error::Compacted {
@@ -348,13 +347,7 @@ impl PeerStorage {
         }
         self.cache.append(entries);
         self.raft_state.last_index = last.index;
-        if let Some(bytes) = self.log_bytes.get() {
-            let added: usize = entries
-                .iter()
-                .map(|e| e.data.len() + e.context.len() + 32)
-                .sum();
-            self.log_bytes.set(Some(bytes + added as u64));
-        }
+        self.log_bytes.get_mut().add(entries);
     }
 
     fn set_persisted(&mut self, index: u64) {
@@ -367,14 +360,16 @@ fn writes_nothing(ready: &Ready) -> bool {
     ready.entries().is_empty() && ready.hs().is_none()
 }
 
-/// Whether each index is one more than the one before.
-fn check_contiguous(storage: &PeerStorage, entries: &[Entry]) -> Result<()> {
-    for pair in entries.windows(2) {
-        if pair[0].index + 1 != pair[1].index {
-            let got = format!("index {} behind {}", pair[1].index, pair[0].index);
-            let expected = "contiguous indexes";
-            return Err(Error::invalid(storage.region_id(), "append", got, expected));
+/// Whether the indexes go up one by one from `first`.
+pub(super) fn check_contiguous(region: RegionId, first: u64, entries: &[Entry]) -> Result<()> {
+    match (first..).zip(entries).find(|(index, e)| e.index != *index) {
+        None => Ok(()),
+        Some((expected, entry)) => {
+            let (got, expected) = (
+                format!("index {}", entry.index),
+                format!("index {expected}"),
+            );
+            Err(Error::invalid(region, "entries", got, expected))
         }
     }
-    Ok(())
 }

@@ -219,6 +219,13 @@ impl StorageUnderTest for Plain {
         }
         Ok(true)
     }
+
+    fn another(&mut self, _: u64) -> raft::Result<Option<Self>> {
+        Ok(Some(Plain {
+            flaw: self.flaw,
+            ..Plain::default()
+        }))
+    }
 }
 
 #[test]

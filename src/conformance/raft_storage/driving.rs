@@ -15,7 +15,7 @@ pub(super) fn cases<U: StorageUnderTest + 'static>() -> Vec<Case<U>> {
 }
 
 /// Lends the storage under test to a `RawNode`, while the case still writes to it.
-struct Lent<'a, U>(&'a RefCell<&'a mut U>);
+pub(super) struct Lent<'a, U>(pub(super) &'a RefCell<&'a mut U>);
 
 impl<U: StorageUnderTest> Storage for Lent<'_, U> {
     fn initial_state(&self) -> raft::Result<RaftState> {

@@ -50,6 +50,7 @@
 mod compacting;
 mod driving;
 mod entries;
+mod group;
 mod reopening;
 mod snapshots;
 
@@ -129,6 +130,29 @@ pub trait StorageUnderTest {
     fn reopen(&mut self) -> raft::Result<bool> {
         Ok(false)
     }
+
+    /// A new, empty storage for peer `id` of the same group, as on another node. None, the default,
+    /// skips the cases in which several nodes agree.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn another(&mut self, _id: u64) -> raft::Result<Option<Self>>
+    where
+        Self: Sized,
+    {
+        Ok(None)
+    }
+
+    /// Brings over what `snapshot`, which `from` has made, only names: its file. It is installed next.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn transfer(&mut self, _from: &Self, _snapshot: &Snapshot) -> raft::Result<()>
+    where
+        Self: Sized,
+    {
+        Ok(())
+    }
 }
 
 /// Every case, to be run one by one.
@@ -139,6 +163,7 @@ pub fn cases<U: StorageUnderTest + 'static>() -> Vec<Case<U>> {
         snapshots::cases(),
         reopening::cases(),
         driving::cases(),
+        group::cases(),
     ]
     .into_iter()
     .flatten()

@@ -1,0 +1,42 @@
+//! The states of a region's snapshot. Uses: the public API.
+
+use super::graph::{Graph, Kind, Way};
+use crate::{LogPosition, SNAPSHOT_TRANSITIONS, SnapshotState};
+
+/// How a snapshot goes from being asked for to being sent, drawn from [`SNAPSHOT_TRANSITIONS`].
+pub fn snapshot_states() -> String {
+    let position = LogPosition::default();
+    let states = [
+        SnapshotState::Idle,
+        SnapshotState::Generating { position },
+        SnapshotState::Ready {
+            position,
+            file_bytes: 0,
+        },
+        SnapshotState::Failed {
+            failures: 0,
+            reason: String::new(),
+        },
+        SnapshotState::Applying,
+    ];
+    let mut graph = Graph::new("snapshot_states", Way::Down);
+    for state in &states {
+        let (kind, answer) = meaning(state);
+        graph.node(state.name(), kind, &format!("{}\n{answer}", state.name()));
+    }
+    for (from, event, to) in SNAPSHOT_TRANSITIONS {
+        graph.edge(from, to, event);
+    }
+    graph.finish()
+}
+
+/// What `snapshot()` answers meanwhile.
+fn meaning(state: &SnapshotState) -> (Kind, &'static str) {
+    match state {
+        SnapshotState::Idle => (Kind::Question, "snapshot() asks for one"),
+        SnapshotState::Generating { .. } => (Kind::Memory, "snapshot(): temporarily unavailable"),
+        SnapshotState::Ready { .. } => (Kind::File, "snapshot() answers it"),
+        SnapshotState::Failed { .. } => (Kind::Refusal, "snapshot(): temporarily unavailable"),
+        SnapshotState::Applying => (Kind::Data, "a leader's is being installed"),
+    }
+}
