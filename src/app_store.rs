@@ -232,6 +232,12 @@ impl AppBatch {
         }
     }
 
+    /// Takes memory for so many more operations with so many bytes of keys and values, at once.
+    pub fn reserve(&mut self, operations: usize, bytes: usize) {
+        self.slots.reserve(operations);
+        self.buffer.reserve(bytes);
+    }
+
     fn push(&mut self, kind: OpKind, keyspace: Keyspace, first: &[u8], second: &[u8]) {
         let start = self.buffer.len();
         self.buffer.extend_from_slice(first);

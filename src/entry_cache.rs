@@ -191,7 +191,7 @@ impl EntryCache {
     ///
     /// # Panics
     /// If they leave a hole behind what is cached: the caller has lost entries.
-    pub fn append(&self, entries: &[Entry]) {
+    pub fn append(&self, entries: Vec<Entry>) {
         let Some(first) = entries.first() else { return };
         let mut ring = lock(&self.ring);
         let before = ring.bytes;
@@ -204,7 +204,7 @@ impl EntryCache {
             );
         }
         ring.bytes += entries.iter().map(cost).sum::<u64>();
-        ring.entries.extend(entries.iter().cloned());
+        ring.entries.extend(entries);
         ring.settle(before, &self.budget);
         if !ring.is_holder {
             ring.is_holder = true;
@@ -337,8 +337,8 @@ mod tests {
     #[test]
     fn an_overlapping_append_cuts_first() {
         let cache = EntryCache::new(CacheBudget::new(1 << 20));
-        cache.append(&entries(1..10, 8));
-        cache.append(&entries(4..6, 8));
+        cache.append(entries(1..10, 8));
+        cache.append(entries(4..6, 8));
         assert_eq!(indexes(cache.entries(1, 6, u64::MAX)), [1, 2, 3, 4, 5]);
         let expected: u64 = entries(1..6, 8).iter().map(cost).sum();
         assert_eq!(cache.stats().bytes, expected);
@@ -348,14 +348,14 @@ mod tests {
     #[should_panic(expected = "a hole")]
     fn a_hole_is_a_bug() {
         let cache = EntryCache::new(CacheBudget::new(1 << 20));
-        cache.append(&entries(1..3, 8));
-        cache.append(&entries(4..5, 8));
+        cache.append(entries(1..3, 8));
+        cache.append(entries(4..5, 8));
     }
 
     #[test]
     fn only_persisted_entries_leave() {
         let cache = EntryCache::new(CacheBudget::new(1000));
-        cache.append(&entries(1..21, 100));
+        cache.append(entries(1..21, 100));
         assert_eq!(cache.first_index(), Some(1), "nothing is persisted yet");
         cache.set_persisted(10);
         assert_eq!(cache.first_index(), Some(11));
@@ -368,9 +368,9 @@ mod tests {
     #[test]
     fn an_overwrite_takes_the_persisted_mark_back() {
         let cache = EntryCache::new(CacheBudget::new(1 << 20));
-        cache.append(&entries(1..10, 8));
+        cache.append(entries(1..10, 8));
         cache.set_persisted(9);
-        cache.append(&entries(5..7, 8));
+        cache.append(entries(5..7, 8));
         cache.compact_to(100);
         assert_eq!(cache.first_index(), Some(5));
     }
@@ -378,7 +378,7 @@ mod tests {
     #[test]
     fn the_size_limit_keeps_at_least_one() {
         let cache = EntryCache::new(CacheBudget::new(1 << 20));
-        cache.append(&entries(1..10, 100));
+        cache.append(entries(1..10, 100));
         assert_eq!(indexes(cache.entries(3, 10, 0)), [3]);
         assert_eq!(indexes(cache.entries(3, 10, 250)), [3, 4]);
         assert_eq!(cache.entries(0, 3, u64::MAX), None, "0 is not cached");
@@ -396,7 +396,7 @@ mod tests {
                 let many = if i % 100 == 0 { 50 } else { 2 };
                 let first = cache.first_index().map_or(1, |_| round * 50 + 1);
                 cache.clear();
-                cache.append(&entries(first..first + many, 256));
+                cache.append(entries(first..first + many, 256));
                 cache.set_persisted(first + many);
                 let used = budget.stats().bytes;
                 assert!(used <= limit + limit / 10, "{used} of {limit}");
@@ -414,10 +414,10 @@ mod tests {
             EntryCache::new(Arc::clone(&budget)),
             EntryCache::new(Arc::clone(&budget)),
         );
-        quiet.append(&entries(1..51, 100));
+        quiet.append(entries(1..51, 100));
         quiet.set_persisted(50);
         for i in 0..100 {
-            busy.append(&entries(1 + i * 20..21 + i * 20, 500));
+            busy.append(entries(1 + i * 20..21 + i * 20, 500));
             busy.set_persisted(20 + i * 20);
         }
         assert_eq!(
@@ -431,7 +431,7 @@ mod tests {
     fn a_dropped_cache_gives_its_bytes_back() {
         let budget = CacheBudget::new(1 << 20);
         let cache = EntryCache::new(Arc::clone(&budget));
-        cache.append(&entries(1..10, 100));
+        cache.append(entries(1..10, 100));
         drop(cache);
         assert_eq!(budget.stats().bytes, 0);
         assert!(lock(&budget.holders).is_empty());

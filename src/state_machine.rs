@@ -29,10 +29,23 @@ pub trait StateMachine: Send {
 #[derive(Debug, Default)]
 pub struct ApplyBatch {
     data: AppBatch,
-    conf_state: Option<ConfState>,
+    // In the order of their entries: each counts in the epoch of the region.
+    conf_states: Vec<ConfState>,
 }
 
 impl ApplyBatch {
+    /// With room for what `entries` are likely to put: about their own data, and the states.
+    pub(crate) fn of(entries: &[Entry]) -> Self {
+        const PER_ENTRY_BYTES: usize = 32;
+        const STATES_BYTES: usize = 256;
+        let data = entries.iter().map(|e| e.data.len() + PER_ENTRY_BYTES);
+        let mut batch = ApplyBatch::default();
+        batch
+            .data
+            .reserve(entries.len() + 2, data.sum::<usize>() + STATES_BYTES);
+        batch
+    }
+
     /// Puts `value` under `key`. That the key is in the region is checked when the batch is written.
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         self.data.put(Keyspace::Data, key, value);
@@ -51,12 +64,12 @@ impl ApplyBatch {
     /// Sets the configuration that `RawNode::apply_conf_change` answered for an entry, so that it is
     /// stored with the applied index: never one without the other.
     pub fn set_conf_state(&mut self, conf_state: ConfState) {
-        self.conf_state = Some(conf_state);
+        self.conf_states.push(conf_state);
     }
 
-    /// The configuration that was set last.
-    pub(crate) fn take_conf_state(&mut self) -> Option<ConfState> {
-        self.conf_state.take()
+    /// The configurations that were set, in their order.
+    pub(crate) fn take_conf_states(&mut self) -> Vec<ConfState> {
+        std::mem::take(&mut self.conf_states)
     }
 
     /// The writes, if every key lies in `range`.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use raft::eraftpb::{Entry, Message, MessageType};
+use raft::eraftpb::Entry;
 
 use super::Outcome;
 use super::command::Command;
@@ -71,7 +71,7 @@ impl Lane {
             self.in_flight.insert(number, item.bytes);
             self.in_flight_bytes += item.bytes;
         }
-        if entries.is_empty() || propose(leader, entries)? {
+        if entries.is_empty() || leader.propose(entries)? {
             return Ok(());
         }
         for number in proposed.into_iter().rev() {
@@ -93,18 +93,5 @@ impl Lane {
         {
             self.waiting.remove(at);
         }
-    }
-}
-
-/// Proposes entries in one message. False if raft has dropped them: the leader is on its way out.
-pub fn propose(leader: &mut Peer, entries: Vec<Entry>) -> Outcome<bool> {
-    let mut message = Message::default();
-    message.set_msg_type(MessageType::MsgPropose);
-    message.from = leader.raft.raft.id;
-    message.set_entries(entries.into());
-    match leader.raft.step(message) {
-        Ok(()) => Ok(true),
-        Err(raft::Error::ProposalDropped) => Ok(false),
-        Err(error) => Err(error.into()),
     }
 }

@@ -134,6 +134,7 @@ impl Demo {
         })?;
         let ends = self.cluster.stop(victim);
         self.say(format!("store {victim} stopped in the middle of a write"));
+        self.bar.set_message(format!("without store {victim}"));
         self.until("most of the rest", |demo| demo.done_bytes >= most)?;
         self.compact_past(&ends)?;
         self.say("the others have compacted their logs past it".to_string());
@@ -141,6 +142,7 @@ impl Demo {
         let restarted = Instant::now();
         self.cluster.start(victim)?;
         self.say(format!("store {victim} started again"));
+        self.bar.set_message("");
         self.until("the rest", Demo::is_loaded)?;
         let load_time = started.elapsed();
         self.until("the store that was down", |demo| demo.cluster.is_settled())?;

@@ -6,11 +6,10 @@ use std::time::{Duration, Instant};
 
 use peerstore::{KeyRange, PeerId, Region};
 use raft::SnapshotStatus;
-use raft::eraftpb::{Entry, Message, MessageType};
+use raft::eraftpb::{Message, MessageType};
 
 use super::Outcome;
-use super::command::Command;
-use super::lane::{Leadership, propose};
+use super::lane::Leadership;
 use super::peer::{Outbox, Peer};
 use super::store::{Figures, Store};
 
@@ -140,10 +139,7 @@ impl Cluster {
                 .filter(|(id, _)| up.contains(id))
                 .map(|(_, p)| p.matched);
             let slowest = slowest.min();
-            let first_index = leader.raft.store().first_index_by_policy(slowest)?;
-            if let Some(first_index) = first_index {
-                propose_compact(leader, first_index)?;
-            }
+            leader.compact_by_policy(slowest)?;
         }
         Ok(())
     }
@@ -153,7 +149,7 @@ impl Cluster {
         for region in 1..=self.regions.len() as u64 {
             if let Some((_, leader)) = self.leader(region) {
                 let first_index = leader.raft.store().applied_index() + 1;
-                propose_compact(leader, first_index)?;
+                leader.propose_compaction(first_index)?;
             }
         }
         Ok(())
@@ -225,13 +221,4 @@ impl Cluster {
         });
         lines.collect()
     }
-}
-
-fn propose_compact(leader: &mut Peer, first_index: u64) -> Outcome<()> {
-    let entry = Entry {
-        data: Command::Compact { first_index }.encode().into(),
-        ..Default::default()
-    };
-    propose(leader, vec![entry])?;
-    Ok(())
 }

@@ -9,7 +9,7 @@ Replicates the files of a directory over three stores in one process.
 usage: cluster [options] [directory]
 
   directory      what to load; the sources of cargo's registry if none is given
-  --mib N        load at most N MiB (64)
+  --mib N        load about N MiB (64)
   --regions N    split the keys into N raft groups, 1 to 64 (4)
   --dir DIR      put the stores into DIR, missing or empty, and keep them
   --damage       change, remove and add something on one store before the check, to see it found

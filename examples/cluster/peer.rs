@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use peerstore::{Error, LogBatch, PeerStorage, Staged, raft_logger};
-use raft::eraftpb::{Entry, Message};
+use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{RawNode, StateRole};
 
 use super::Outcome;
@@ -14,8 +14,10 @@ pub struct Peer {
     pub raft: RawNode<PeerStorage>,
     // How many parts are not durable yet.
     staged: usize,
-    // Since when a snapshot is being installed. Nothing else happens to the region meanwhile.
-    installing: Option<Instant>,
+    // A snapshot is being installed: nothing else happens to the region meanwhile.
+    installing: bool,
+    // The compaction that was proposed last: its term and first index.
+    compaction: (u64, u64),
     pub snapshots: Snapshots,
     /// Entries that a worker read back from the log for a slow follower.
     pub cold_reads: u64,
@@ -25,7 +27,9 @@ pub struct Peer {
 #[derive(Clone, Copy, Default)]
 pub struct Snapshots {
     pub installed: u64,
+    /// Of their files.
     pub bytes: u64,
+    /// Spent on reading the files and replacing the data.
     pub time: Duration,
 }
 
@@ -59,7 +63,8 @@ impl Peer {
         Ok(Peer {
             raft: RawNode::new(&config, storage, &raft_logger())?,
             staged: 0,
-            installing: None,
+            installing: false,
+            compaction: (0, 0),
             snapshots: Snapshots::default(),
             cold_reads: 0,
         })
@@ -76,11 +81,11 @@ impl Peer {
     /// Whether the data is as of `index`. While a snapshot is installed the applied index is ahead of
     /// the data already.
     pub fn has_applied(&self, index: u64) -> bool {
-        self.installing.is_none() && self.raft.store().applied_index() == index
+        !self.installing && self.raft.store().applied_index() == index
     }
 
     pub fn tick(&mut self) {
-        if self.installing.is_none() {
+        if !self.installing {
             self.raft.tick();
         }
     }
@@ -93,12 +98,47 @@ impl Peer {
         }
     }
 
+    /// Has every replica compact its log, if the policy says so and no compaction is under way.
+    /// `slowest` is the follower that is furthest behind, of those that are worth waiting for.
+    pub fn compact_by_policy(&mut self, slowest: Option<u64>) -> Outcome<()> {
+        let (storage, term) = (self.raft.store(), self.raft.raft.term);
+        let is_under_way =
+            self.compaction.0 == term && self.compaction.1 > storage.truncated_index() + 1;
+        match storage.first_index_by_policy(slowest)? {
+            Some(first_index) if !is_under_way => self.propose_compaction(first_index),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn propose_compaction(&mut self, first_index: u64) -> Outcome<()> {
+        self.compaction = (self.raft.raft.term, first_index);
+        let entry = Entry {
+            data: Command::Compact { first_index }.encode().into(),
+            ..Default::default()
+        };
+        self.propose(vec![entry])?;
+        Ok(())
+    }
+
+    /// Proposes entries in one message. False if raft has dropped them: the leader is on its way out.
+    pub fn propose(&mut self, entries: Vec<Entry>) -> Outcome<bool> {
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.raft.raft.id;
+        message.set_entries(entries.into());
+        match self.raft.step(message) {
+            Ok(()) => Ok(true),
+            Err(raft::Error::ProposalDropped) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Takes the next Ready, if raft has one: its writes go into `batch`, where the other regions'
     /// are, and what has to wait for them is handed back.
     pub fn take_ready(&mut self, batch: &mut LogBatch, out: &mut Outbox) -> Outcome<Option<Part>> {
         // A snapshot replaces the log, so everything before it has to be durable first.
         let snapshot_must_wait = self.staged > 0 && self.raft.snap().is_some();
-        if self.installing.is_some() || snapshot_must_wait || !self.raft.has_ready() {
+        if self.installing || snapshot_must_wait || !self.raft.has_ready() {
             return Ok(None);
         }
         let region = self.region();
@@ -106,11 +146,13 @@ impl Peer {
         // A leader's messages leave before its own write: the followers' disks work at the same time.
         out.send(region, ready.take_messages());
         let applied = self.apply(&ready.take_committed_entries(), out)?;
-        if !ready.snapshot().is_empty() {
-            self.installing = Some(Instant::now());
-        }
+        self.installing = !ready.snapshot().is_empty();
+        let started = Instant::now();
         let staged = self.raft.mut_store().stage(&mut ready, batch)?;
         self.staged += 1;
+        if self.installing {
+            self.snapshots.time += started.elapsed();
+        }
         let part = Part {
             region,
             number: ready.number(),
@@ -127,15 +169,17 @@ impl Peer {
 
     /// The writes of `part` are durable: now its messages may leave, and a snapshot is restored.
     pub fn on_durable(&mut self, part: Part, out: &mut Outbox) -> Outcome<()> {
+        let started = Instant::now();
         self.raft.mut_store().persisted(part.staged)?;
         self.staged -= 1;
         out.send(part.region, part.messages);
         self.raft.on_persist_ready(part.number);
-        if let Some(since) = self.installing.take() {
+        if self.installing {
             let index = self.raft.store().applied_index();
             self.raft.advance_apply_to(index);
             self.snapshots.installed += 1;
-            self.snapshots.time += since.elapsed();
+            self.snapshots.time += started.elapsed();
+            self.installing = false;
         }
         Ok(())
     }

@@ -35,6 +35,7 @@ struct Round {
 #[derive(Clone, Copy, Default)]
 pub struct Figures {
     pub log: LogStats,
+    pub data_syncs: u64,
     pub cache_hits: u64,
     pub cache_misses: u64,
     pub cold_reads: u64,
@@ -52,7 +53,7 @@ fn config(store_id: u64) -> Config {
             write_buffer_bytes: 16 << 20,
         },
         gc: GcPolicy {
-            entries_trailing: 64,
+            entries_trailing: 256,
             ..GcPolicy::default()
         },
         ..Config::default()
@@ -148,6 +149,7 @@ impl Store {
         figures.log.syncs += log.syncs;
         figures.log.entries += log.entries;
         figures.log.bytes += log.bytes;
+        figures.data_syncs += self.node.app_stats().syncs;
         figures.cache_hits += cache.hits;
         figures.cache_misses += cache.misses;
         for peer in self.peers.values() {

@@ -65,17 +65,17 @@ impl PeerStorage {
             }
         }
         self.check_durable(last.index)?;
-        let mut batch = ApplyBatch::default();
+        let mut batch = ApplyBatch::of(entries);
         for entry in entries {
             apply(entry, &mut batch)?;
         }
-        let conf_state = batch.take_conf_state();
+        let conf_states = batch.take_conf_states();
         let batch = batch.into_checked(self.region_id(), &self.region().range())?;
-        let durability = match conf_state {
-            Some(_) => self.engines.options.durability,
-            None => Durability::Buffered,
+        let durability = match conf_states[..] {
+            [] => Durability::Buffered,
+            _ => self.engines.options.durability,
         };
-        self.write_applied(batch, last.index, conf_state, durability)
+        self.write_applied(batch, last.index, &conf_states, durability)
     }
 
     /// Says that the state machine is at `index`, for one that keeps its data elsewhere. Durable on
@@ -101,7 +101,7 @@ impl PeerStorage {
         }
         self.check_durable(index)?;
         let durability = self.engines.options.durability;
-        self.write_applied(AppBatch::default(), index, None, durability)
+        self.write_applied(AppBatch::default(), index, &[], durability)
     }
 
     fn check_durable(&self, index: u64) -> Result<()> {
@@ -120,7 +120,7 @@ impl PeerStorage {
     /// `InvalidArgument` if raft could not restore it.
     pub fn set_conf_state(&mut self, conf_state: &ConfState) -> Result<()> {
         self.check_writable("set_conf_state")?;
-        let Some(state) = self.reconfigured(conf_state)? else {
+        let Some(state) = self.reconfigured(std::slice::from_ref(conf_state))? else {
             return Ok(());
         };
         let mut batch = AppBatch::default();
@@ -136,14 +136,11 @@ impl PeerStorage {
         &mut self,
         mut batch: AppBatch,
         applied: u64,
-        conf_state: Option<ConfState>,
+        conf_states: &[ConfState],
         durability: Durability,
     ) -> Result<()> {
         let region = self.region_id();
-        let region_state = match &conf_state {
-            Some(conf_state) => self.reconfigured(conf_state)?,
-            None => None,
-        };
+        let region_state = self.reconfigured(conf_states)?;
         let mut state = RaftApplyState {
             applied_index: applied,
             ..self.apply_state.clone()
@@ -176,19 +173,24 @@ impl PeerStorage {
         self.apply_state = state;
     }
 
-    /// The region with another configuration and a grown conf_ver, if it is another one.
-    fn reconfigured(&self, conf_state: &ConfState) -> Result<Option<RegionLocalState>> {
-        check_conf_state(conf_state).map_err(|reason| {
-            let expected = "a configuration that raft can restore";
-            Error::invalid(self.region_id(), "conf state", reason, expected)
-        })?;
-        if conf_state == self.conf_state() {
-            return Ok(None);
+    /// The region after these changes of its configuration, if there is one among them. Each counts in
+    /// the epoch, so that replicas that apply them in one batch and in several agree.
+    fn reconfigured(&self, conf_states: &[ConfState]) -> Result<Option<RegionLocalState>> {
+        let mut changed = None;
+        for conf_state in conf_states {
+            check_conf_state(conf_state).map_err(|reason| {
+                let expected = "a configuration that raft can restore";
+                Error::invalid(self.region_id(), "conf state", reason, expected)
+            })?;
+            let state = changed.as_ref().unwrap_or(&self.region_state);
+            if *conf_state != state.conf_state {
+                let mut next = state.clone();
+                next.conf_state = conf_state.clone();
+                next.region.region_epoch.conf_ver += 1;
+                changed = Some(next);
+            }
         }
-        let mut state = self.region_state.clone();
-        state.conf_state = conf_state.clone();
-        state.region.region_epoch.conf_ver += 1;
-        Ok(Some(state))
+        Ok(changed)
     }
 
     fn accept_region(&mut self, state: RegionLocalState) {

@@ -3,7 +3,7 @@
 
 use std::any::Any;
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
@@ -15,7 +15,7 @@ use crate::app_store::ApplicationDataStorage;
 use crate::entry_cache::CacheBudget;
 use crate::error::{Error, Result};
 use crate::raft_log::{LogBatch, RaftLogStorage};
-use crate::snapshot_store::RaftSnapshotStorage;
+use crate::snapshot_store::{RaftSnapshotStorage, SnapshotKey};
 use crate::types::{Durability, RegionId};
 
 /// What can be chosen for the regions of a node.
@@ -49,6 +49,58 @@ pub struct TaskSenders {
     pub fetch: Sender<FetchTask>,
     /// To the worker that builds and removes snapshot files.
     pub snapshot: Sender<SnapshotTask>,
+    /// What that worker must not remove.
+    pub needed: Arc<NeededFiles>,
+}
+
+/// The snapshot files that are being installed. A crash needs them again, so the worker leaves them
+/// alone, whoever has asked for their removal: the region itself may have built and given up the very
+/// file that now came from its leader.
+#[derive(Debug, Default)]
+pub struct NeededFiles(Mutex<FileUses>);
+
+#[derive(Debug, Default)]
+struct FileUses {
+    needed: HashSet<SnapshotKey>,
+    removing: HashSet<SnapshotKey>,
+}
+
+impl NeededFiles {
+    /// From now on `key` is needed, unless the worker removes it at this moment: then false.
+    #[must_use]
+    pub fn need(&self, key: SnapshotKey) -> bool {
+        let mut uses = self.lock();
+        if uses.removing.contains(&key) {
+            return false;
+        }
+        uses.needed.insert(key);
+        true
+    }
+
+    /// `key` is not needed any more.
+    pub fn release(&self, key: &SnapshotKey) {
+        self.lock().needed.remove(key);
+    }
+
+    /// Removes `key` from `store`, unless it is needed.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn remove(&self, store: &dyn RaftSnapshotStorage, key: &SnapshotKey) -> Result<()> {
+        let mut uses = self.lock();
+        if uses.needed.contains(key) {
+            return Ok(());
+        }
+        uses.removing.insert(*key);
+        drop(uses);
+        let removed = store.delete(key);
+        self.lock().removing.remove(key);
+        removed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, FileUses> {
+        self.0.lock().unwrap_or_else(|p| p.into_inner())
+    }
 }
 
 /// The shared parts of a node. Fields are dropped in their order: the senders first, so that the

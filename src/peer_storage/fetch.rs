@@ -213,13 +213,13 @@ impl Fetches {
         let Some(Fetch::InFlight { contexts }) = self.by_low.remove(&fetched.low) else {
             return;
         };
-        if fetched.generation != self.generation {
-            *self.misses.entry(fetched.low).or_default() += 1;
-        } else if fetched.low >= self.floor {
+        if fetched.generation == self.generation && fetched.low >= self.floor {
             self.make_room();
             let (result, askers) = (fetched.result, contexts.len());
             self.by_low
                 .insert(fetched.low, Fetch::Ready { result, askers });
+        } else {
+            *self.misses.entry(fetched.low).or_default() += 1;
         }
         self.arrived.extend(contexts);
         self.arrived.truncate(CONTEXTS_MAX);

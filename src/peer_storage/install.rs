@@ -12,6 +12,7 @@ use prost::Message as _;
 use raft::eraftpb::{Entry, HardState, Snapshot};
 
 use super::log_bytes::LogBytes;
+use super::snapshot::SnapshotTask;
 use super::snapshot_content::read_content;
 use super::snapshot_data::{PendingSnapshot, RaftSnapshotData, position};
 use super::write::check_contiguous;
@@ -171,6 +172,7 @@ impl PeerStorage {
         self.region_state = state;
         self.end_applying();
         if let Some(file) = install.file {
+            self.engines.tasks.needed.release(&file);
             self.remove_snapshot_file(file);
         }
         Ok(())
@@ -244,8 +246,10 @@ impl PeerStorage {
         let reason = if data.region.id != region.0 {
             format!("it is of region {}, expected {region}", data.region.id)
         } else if data.region.range().is_empty() {
-            let range = data.region.range();
-            format!("its range is {range}, expected a start below the end")
+            format!(
+                "its range is {}, expected a start below the end",
+                data.region.range()
+            )
         } else if is_older && index <= self.applied_index() {
             format!("its epoch is {theirs:?}, expected at least {ours:?}")
         } else {
@@ -267,23 +271,20 @@ impl PeerStorage {
                 && info.digest[..] == data.digest[..]
         };
         let found = store.list(Some(key.region))?.into_iter().find(same);
-        found.ok_or_else(|| Error::SnapshotNotFound {
-            name: key.to_string(),
-            path: "the node's snapshots".into(),
-        })
+        found.ok_or_else(|| not_found(&key))
     }
 
     /// A file that can never be installed goes, or it would be taken for the same one when it is sent
     /// again. Where the system is at fault it stays, for the next try.
     fn remove_refused(&self, file: SnapshotKey, error: Error) -> Error {
-        let is_useless = matches!(
+        if matches!(
             error,
             Error::SnapshotRefused { .. }
                 | Error::Corruption { .. }
                 | Error::InvalidArgument { .. }
-        );
-        if is_useless && let Err(error) = self.engines.snapshots.delete(&file) {
-            tracing::warn!(key = %file, %error, "refused snapshot file not removed");
+        ) && let Some(later) = SnapshotTask::Remove(file).run(&*self.engines.snapshots, &self.engines.tasks.needed)
+        {
+            let _ = self.engines.tasks.snapshot.send(later);
         }
         error
     }
@@ -296,8 +297,15 @@ impl PeerStorage {
                 file: None,
             });
         };
+        let needed = &self.engines.tasks.needed;
+        if !needed.need(info.key) {
+            return Err(not_found(&info.key));
+        }
         let import = stage_import(&self.engines, &info.key, &checked.region_state.region)
-            .map_err(|error| self.remove_refused(info.key, error))?;
+            .map_err(|error| {
+                needed.release(&info.key);
+                self.remove_refused(info.key, error)
+            })?;
         Ok(Install {
             import: Some(import),
             file: Some(info.key),
@@ -315,6 +323,13 @@ pub(super) fn stage_import(
     let mut import = engines.app.begin_import(&region.range())?;
     read_content(key, &mut *reader, &mut *import)?;
     Ok(import)
+}
+
+fn not_found(key: &SnapshotKey) -> Error {
+    Error::SnapshotNotFound {
+        name: key.to_string(),
+        path: "the node's snapshots".into(),
+    }
 }
 
 /// Takes a file out of a message into the store, checked and durable.

@@ -35,7 +35,7 @@ use std::sync::Arc;
 
 use raft::eraftpb::{ConfState, HardState};
 
-pub use engines::{Engines, OpenRegions, Ownership, StorageOptions, TaskSenders};
+pub use engines::{Engines, NeededFiles, OpenRegions, Ownership, StorageOptions, TaskSenders};
 pub use fetch::FetchTask;
 pub use gc::{GcInput, GcPolicy};
 pub use open::regions;

@@ -381,9 +381,10 @@ fn remove_leftovers(engines: &Engines, tombstone: &RegionLocalState) -> Result<(
 /// worker: it might come too late, and take a file that was received again meanwhile.
 fn remove_orphans(engines: &Engines, region: RegionId) -> Result<()> {
     for info in engines.snapshots.list(Some(region))? {
-        // One that is still being sent stays: the next open tries again.
-        if let Err(error) = engines.snapshots.delete(&info.key) {
-            tracing::warn!(key = %info.key, %error, "snapshot file not removed");
+        // At once: the worker might come to it when the same file has been received again. One that is
+        // still being sent is left to the worker; without it, the next open removes the file.
+        if let Some(later) = SnapshotTask::Remove(info.key).run(&*engines.snapshots, &engines.tasks.needed) {
+            let _ = engines.tasks.snapshot.send(later);
         }
     }
     Ok(())

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use raft::eraftpb::Snapshot;
 
-use super::PeerStorage;
 use super::snapshot_content::{Cancel, write_content};
 use super::snapshot_data::{RaftSnapshotData, position};
+use super::{NeededFiles, PeerStorage};
 use crate::app_store::{DataRead, DataView, Keyspace};
 use crate::error::{Error, Result};
 use crate::keys::region_key;
@@ -53,10 +53,14 @@ pub(super) struct Built {
 impl SnapshotTask {
     /// Does the work. Runs on the worker. Hands back what has to be tried again later: a file that is
     /// still being sent cannot be removed yet.
-    pub fn run(self, store: &dyn RaftSnapshotStorage) -> Option<SnapshotTask> {
+    pub fn run(
+        self,
+        store: &dyn RaftSnapshotStorage,
+        needed: &NeededFiles,
+    ) -> Option<SnapshotTask> {
         match self {
             SnapshotTask::Build(task) => task.run(store).map(SnapshotTask::Remove),
-            SnapshotTask::Remove(key) => match store.delete(&key) {
+            SnapshotTask::Remove(key) => match needed.remove(store, &key) {
                 Ok(()) => None,
                 Err(Error::SnapshotInUse { .. }) => Some(SnapshotTask::Remove(key)),
                 Err(error) => {
@@ -484,7 +488,13 @@ impl PeerStorage {
 
     fn discard(&self, slot: Slot) {
         match slot {
-            Slot::Generating(generating) => generating.cancel.cancel(),
+            Slot::Generating(generating) => {
+                generating.cancel.cancel();
+                // It may be done already, and then nobody else would know of the file.
+                if let Ok(Ok(built)) = generating.reply.try_recv() {
+                    self.remove_snapshot_file(built.info.key);
+                }
+            }
             Slot::Ready(built) => self.remove_snapshot_file(built.info.key),
             _ => {}
         }

@@ -105,7 +105,8 @@ pub(crate) fn position(snapshot: &Snapshot) -> LogPosition {
 }
 
 /// A snapshot that is being installed, saved with the Applying state so that a crash can go on: the
-/// raft state to install, and the file to read. Its first two fields are RaftLocalState's.
+/// raft state that the log gets with it, and the file to read. Its first two fields are
+/// RaftLocalState's.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct PendingSnapshot {
     #[prost(message, required, tag = "1")]

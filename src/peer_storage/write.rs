@@ -329,11 +329,11 @@ impl PeerStorage {
             self.drop_fetched();
         }
         self.raft_state.hard_state = plan.hard_state;
-        self.accept_entries(&plan.entries);
+        self.accept_entries(plan.entries);
         self.assert_invariants();
     }
 
-    pub(super) fn accept_entries(&mut self, entries: &[Entry]) {
+    pub(super) fn accept_entries(&mut self, entries: Vec<Entry>) {
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
             return;
         };
@@ -341,13 +341,13 @@ impl PeerStorage {
             self.forget_from(first.index);
             self.persisted = self.persisted.min(first.index - 1);
         }
+        self.raft_state.last_index = last.index;
         let terms = self.terms.get_mut();
-        for entry in entries {
+        for entry in &entries {
             terms.push(LogPosition::new(entry.term, entry.index));
         }
+        self.log_bytes.get_mut().add(&entries);
         self.cache.append(entries);
-        self.raft_state.last_index = last.index;
-        self.log_bytes.get_mut().add(entries);
     }
 
     fn set_persisted(&mut self, index: u64) {

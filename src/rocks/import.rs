@@ -84,12 +84,12 @@ impl RocksImport {
                 expected,
             ))
         };
-        let got = format!("{} \"{}\"", keyspace.name(), key.escape_ascii());
+        let got = || format!("{} \"{}\"", keyspace.name(), key.escape_ascii());
         if !Keyspace::APPLICATION.contains(&keyspace) {
-            return invalid(got, "the keyspace data, index or ttl".into());
+            return invalid(got(), "the keyspace data, index or ttl".into());
         }
         if !self.range.contains(key) {
-            return invalid(got, format!("a key in {}", self.range));
+            return invalid(got(), format!("a key in {}", self.range));
         }
         match &self.last {
             Some((in_keyspace, last))
@@ -97,7 +97,7 @@ impl RocksImport {
             {
                 let last = last.escape_ascii();
                 invalid(
-                    got,
+                    got(),
                     format!("a key behind {} \"{last}\"", in_keyspace.name()),
                 )
             }

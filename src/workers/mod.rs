@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::Receiver;
 
 use crate::error::{Error, Result};
-use crate::peer_storage::{FetchTask, SnapshotTask, TaskSenders};
+use crate::peer_storage::{FetchTask, NeededFiles, SnapshotTask, TaskSenders};
 use crate::raft_log::RaftLogStorage;
 use crate::snapshot_store::RaftSnapshotStorage;
 
@@ -30,13 +30,19 @@ impl Workers {
         let (fetch, fetch_tasks) = crossbeam_channel::unbounded();
         let (snapshot, snapshot_tasks) = crossbeam_channel::unbounded();
         let (log, snapshots) = (Arc::clone(log), Arc::clone(snapshots));
+        let needed = Arc::new(NeededFiles::default());
+        let senders = TaskSenders {
+            fetch,
+            snapshot,
+            needed: Arc::clone(&needed),
+        };
         let threads = vec![
             spawn("peerstore-fetch", move || run_fetches(&fetch_tasks, &*log))?,
             spawn("peerstore-snapshot", move || {
-                run_snapshots(&snapshot_tasks, &*snapshots);
+                run_snapshots(&snapshot_tasks, &*snapshots, &needed);
             })?,
         ];
-        Ok((TaskSenders { fetch, snapshot }, Workers { threads }))
+        Ok((senders, Workers { threads }))
     }
 }
 
@@ -52,11 +58,17 @@ fn run_fetches(tasks: &Receiver<FetchTask>, log: &dyn RaftLogStorage) {
 }
 
 /// Works off the tasks. A file that is still being sent is removed after a later task.
-fn run_snapshots(tasks: &Receiver<SnapshotTask>, store: &dyn RaftSnapshotStorage) {
+fn run_snapshots(
+    tasks: &Receiver<SnapshotTask>,
+    store: &dyn RaftSnapshotStorage,
+    needed: &NeededFiles,
+) {
     let mut again: Vec<SnapshotTask> = Vec::new();
     for task in tasks {
         again.push(task);
-        again = again.drain(..).filter_map(|task| task.run(store)).collect();
+        again = (again.drain(..))
+            .filter_map(|task| task.run(store, needed))
+            .collect();
     }
 }
 

@@ -29,6 +29,12 @@ impl Node {
             if !open.is_installing(at) {
                 assert_eq!(scan(&open.node, at), region.now().data, "data");
             }
+            // What was cut off is not left in the log, where nobody would ever remove it.
+            let (id, last) = (region.id.into(), region.durable.last);
+            for index in (last + 1..last + 10).filter(|_| !open.is_installing(at)) {
+                let entry = open.node.log().read_entry(id, index).expect("read_entry");
+                assert_eq!(entry, None, "behind the end");
+            }
             let busy = open.is_busy(at);
             let storage = open.storage(at);
             check_states(storage, region, busy);

@@ -40,6 +40,18 @@ pub enum Op {
     Recreate { at: At, initialized: bool },
 }
 
+impl Op {
+    /// Whether nothing has changed, in memory either, if it fails.
+    pub fn is_all_or_nothing(&self) -> bool {
+        match self {
+            Op::Ready { news, .. } => !matches!(news, News::Snapshot { .. }),
+            Op::Compact { .. } | Op::Install { .. } | Op::Recreate { .. } => false,
+            Op::Persisted => false,
+            _ => true,
+        }
+    }
+}
+
 /// Data of new entries.
 pub type Bytes = Vec<Vec<u8>>;
 

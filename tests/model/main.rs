@@ -5,12 +5,15 @@
 
 mod checks;
 mod commands;
+mod found;
 mod node;
 #[path = "../nodes/mod.rs"]
 mod nodes;
 mod readies;
 mod region;
 mod world;
+
+use std::cell::Cell;
 
 use peerstore::Config;
 use proptest::prelude::*;
@@ -77,11 +80,14 @@ impl StateMachineTest for World {
 fn hold(backends: Backends, cases: u32, commands: usize) {
     let mut config = ProptestConfig {
         failure_persistence: None,
-        max_shrink_iters: 2_000,
         ..ProptestConfig::default()
     };
-    if std::env::var_os("PROPTEST_CASES").is_none() {
+    let is_set = |name| std::env::var_os(name).is_some();
+    if !is_set("PROPTEST_CASES") {
         config.cases = cases;
+    }
+    if !is_set("PROPTEST_MAX_SHRINK_ITERS") {
+        config.max_shrink_iters = 2_000;
     }
     let seed = match config.rng_seed {
         RngSeed::Fixed(seed) => seed,
@@ -89,20 +95,45 @@ fn hold(backends: Backends, cases: u32, commands: usize) {
     };
     config.rng_seed = RngSeed::Fixed(seed);
     let strategy = Commands::sequential_strategy(1..commands);
-    let ran = std::cell::Cell::new(0);
+    let ran = Ran::default();
     let result = TestRunner::new(config.clone()).run(&strategy, |(mut setup, commands, seen)| {
-        ran.set(ran.get() + 1);
+        let _case = ran.case();
         setup.backends = backends;
         World::test_sequential(config.clone(), setup, commands, seen);
         Ok(())
     });
     if let Err(error) = result {
         panic!(
-            "{error}\nfailed after {} runs, shrinking included; to repeat it: \
+            "{error}\ncase {} failed; to repeat it: \
              PROPTEST_RNG_SEED={seed} PROPTEST_CASES={} cargo test --test model",
-            ran.get(),
+            ran.failed.get(),
             config.cases
         );
+    }
+}
+
+/// How many cases ran, and which was the first to fail; what comes after that only makes it shorter.
+#[derive(Default)]
+struct Ran {
+    cases: Cell<u32>,
+    failed: Cell<u32>,
+}
+
+impl Ran {
+    fn case(&self) -> Case<'_> {
+        self.cases.set(self.cases.get() + 1);
+        Case(self)
+    }
+}
+
+/// One case while it runs.
+struct Case<'a>(&'a Ran);
+
+impl Drop for Case<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.0.failed.get() == 0 {
+            self.0.failed.set(self.0.cases.get());
+        }
     }
 }
 

@@ -96,6 +96,15 @@ impl Region {
         self.commit_min = self.durable.hard.commit;
     }
 
+    /// The call that led here from `before` failed in the middle: what it would have synced along with
+    /// its own may not be.
+    pub fn may_not_be_synced(&mut self, before: &Region) {
+        self.commit_min = self.commit_min.min(before.commit_min);
+        if self.kv.last() == before.kv.last() {
+            self.kv = before.kv.clone();
+        }
+    }
+
     /// What the region is if `seen` was found, or why it must not be found.
     pub fn after(&self, seen: &Observed) -> Result<Region, String> {
         let kv = self.kv.iter().rev().find(|kv| **kv == seen.kv);

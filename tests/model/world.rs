@@ -75,6 +75,7 @@ impl World {
                     site.data.fail_next_write(fault);
                 }
                 let before = self.nodes[n].regions.clone();
+                let all_or_nothing = op.is_all_or_nothing();
                 let (result, after) = self.call(n, op);
                 match result {
                     Ok(()) => self.nodes[n].crash(kept, &[after]),
@@ -84,6 +85,11 @@ impl World {
                             Error::DiskFull { .. } | Error::Io { .. } | Error::Poisoned { .. }
                         );
                         assert!(injected, "{error}");
+                        if all_or_nothing {
+                            self.nodes[n].check(&mut self.numbers);
+                        }
+                        let mut after = after;
+                        (after.iter_mut().zip(&before)).for_each(|(a, b)| a.may_not_be_synced(b));
                         self.nodes[n].crash(kept, &[before, after]);
                     }
                 }
@@ -296,6 +302,10 @@ impl Node {
         let term = region.term(dropped).expect("it is in the log");
         let result = self.open().storage(at).compact(dropped + 1);
         if dropped > kv.truncated.index {
+            let log = self.open.as_ref().expect("the node is open").node.log();
+            let entry = log.read_entry(region.id.into(), dropped);
+            let is_gone = result.is_err() || matches!(entry, Ok(None));
+            assert!(is_gone, "entry {dropped} still takes space");
             let truncated = LogPosition::new(term, dropped);
             region.push_kv(Kv {
                 truncated,

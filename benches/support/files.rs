@@ -1,0 +1,103 @@
+//! Directories: their size, what the kernel remembers of them, and how fast the disk is without us.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+
+use super::{Outcome, clock};
+
+/// The files below `dir`, with their sizes.
+pub fn files(dir: &Path) -> Outcome<Vec<(PathBuf, u64)>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.extend(files(&entry.path())?);
+        } else {
+            found.push((entry.path(), entry.metadata()?.len()));
+        }
+    }
+    Ok(found)
+}
+
+/// The bytes of the files below `dir` whose names end so.
+pub fn bytes_of(dir: &Path, ending: &str) -> Outcome<u64> {
+    let named = |path: &Path| path.to_str().is_some_and(|p| p.ends_with(ending));
+    Ok(files(dir)?
+        .iter()
+        .filter(|(path, _)| named(path))
+        .map(|(_, bytes)| bytes)
+        .sum())
+}
+
+/// Makes the kernel forget what it has read of the files below `dir`: the next read is the disk's.
+pub fn forget(dir: &Path) -> Outcome {
+    for (path, _) in files(dir)? {
+        let file = File::open(path)?;
+        file.sync_all()?;
+        // SAFETY: the descriptor is open; the call is advice about its pages only.
+        unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    }
+    Ok(())
+}
+
+/// What the disk under `dir` does without us, in MB/s: written in order with one fsync at the end,
+/// then read from the disk in order.
+pub fn disk_speed(dir: &Path, bytes: usize) -> Outcome<(f64, f64)> {
+    let block = super::noise(1 << 20);
+    let path = dir.join("disk-speed");
+    let (result, write) = clock(|| -> Outcome {
+        let mut file = File::create(&path)?;
+        for _ in 0..bytes / block.len() {
+            file.write_all(&block)?;
+        }
+        Ok(file.sync_all()?)
+    });
+    result?;
+    forget(dir)?;
+    let mut buffer = vec![0; block.len()];
+    let (result, read) = clock(|| -> Outcome {
+        let mut file = File::open(&path)?;
+        while file.read(&mut buffer)? > 0 {}
+        Ok(())
+    });
+    result?;
+    std::fs::remove_file(&path)?;
+    let speed = |took: super::Took| bytes as f64 / 1e6 / took.wall.as_secs_f64();
+    Ok((speed(write), speed(read)))
+}
+
+/// Text from the sources below `dir`, repeated if there is too little.
+pub fn text(dir: &Path, bytes: usize) -> Outcome<Vec<u8>> {
+    let mut text = Vec::with_capacity(bytes + (1 << 20));
+    collect(dir, bytes, &mut text)?;
+    if text.is_empty() {
+        return Err(format!("no .rs, .md or .toml below {}", dir.display()).into());
+    }
+    while text.len() < bytes {
+        text.extend_from_within(..text.len().min(bytes - text.len()));
+    }
+    text.truncate(bytes);
+    Ok(text)
+}
+
+fn collect(dir: &Path, bytes: usize, text: &mut Vec<u8>) -> Outcome {
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(dir)?
+        .map(|e| e.map(|e| e.path()))
+        .collect::<Result<_, _>>()?;
+    entries.sort();
+    for path in entries {
+        if text.len() >= bytes {
+            break;
+        } else if path.is_dir() {
+            collect(&path, bytes, text)?;
+        } else if path
+            .extension()
+            .is_some_and(|e| e == "rs" || e == "md" || e == "toml")
+        {
+            File::open(path)?.read_to_end(text)?;
+        }
+    }
+    Ok(())
+}
