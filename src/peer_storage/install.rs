@@ -127,7 +127,7 @@ impl PeerStorage {
         batch.require_sync();
 
         self.show_snapshot(checked.region_state, apply_state, raft_state.hard_state);
-        self.accept_entries(entries);
+        self.accept_entries(entries.to_vec());
         self.assert_invariants();
         Ok(install)
     }
@@ -282,7 +282,8 @@ impl PeerStorage {
             Error::SnapshotRefused { .. }
                 | Error::Corruption { .. }
                 | Error::InvalidArgument { .. }
-        ) && let Some(later) = SnapshotTask::Remove(file).run(&*self.engines.snapshots, &self.engines.tasks.needed)
+        ) && let Some(later) =
+            SnapshotTask::Remove(file).run(&*self.engines.snapshots, &self.engines.tasks.needed)
         {
             let _ = self.engines.tasks.snapshot.send(later);
         }
@@ -301,11 +302,12 @@ impl PeerStorage {
         if !needed.need(info.key) {
             return Err(not_found(&info.key));
         }
-        let import = stage_import(&self.engines, &info.key, &checked.region_state.region)
-            .map_err(|error| {
+        let import = stage_import(&self.engines, &info.key, &checked.region_state.region).map_err(
+            |error| {
                 needed.release(&info.key);
                 self.remove_refused(info.key, error)
-            })?;
+            },
+        )?;
         Ok(Install {
             import: Some(import),
             file: Some(info.key),

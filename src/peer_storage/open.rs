@@ -10,7 +10,7 @@ use raft::eraftpb::HardState;
 use super::install::stage_import;
 use super::log_bytes::LogBytes;
 use super::recovery::{Refusal, Stored};
-use super::snapshot::Slot;
+use super::snapshot::{Slot, SnapshotTask};
 use super::snapshot_data::PendingSnapshot;
 use super::term_runs::TermRuns;
 use super::{Engines, Ownership, PeerStorage};
@@ -383,7 +383,9 @@ fn remove_orphans(engines: &Engines, region: RegionId) -> Result<()> {
     for info in engines.snapshots.list(Some(region))? {
         // At once: the worker might come to it when the same file has been received again. One that is
         // still being sent is left to the worker; without it, the next open removes the file.
-        if let Some(later) = SnapshotTask::Remove(info.key).run(&*engines.snapshots, &engines.tasks.needed) {
+        if let Some(later) =
+            SnapshotTask::Remove(info.key).run(&*engines.snapshots, &engines.tasks.needed)
+        {
             let _ = engines.tasks.snapshot.send(later);
         }
     }
