@@ -260,7 +260,7 @@ fn appends_with_gaps_holes_or_below_the_log_are_refused_and_change_nothing() {
         (entries(6, 13..14), "index 13 is not available"),
         (entries(6, 7..9), "index 7 is compacted"),
         (entries(6, 5..20), "index 5 is compacted"),
-        (hole, "index 12 behind 10"),
+        (hole, "got index 12, expected index 11"),
         (entries(6, 9..12), "index 9, which was applied"),
     ];
     for (wrong, says) in cases {

@@ -70,12 +70,16 @@ fn with_data(snapshot: &Snapshot, change: impl FnOnce(&mut RaftSnapshotData)) ->
 
 /// A snapshot of `region` at (6, 15) whose content is `content`, inside the message.
 fn forged(region: &Region, content: &[u8]) -> Snapshot {
+    forged_at(15, region, content)
+}
+
+fn forged_at(index: u64, region: &Region, content: &[u8]) -> Snapshot {
     let dir = tempfile::tempdir().unwrap();
     let node = on_disk(dir.path());
     let store = node.snapshots();
     let meta = SnapshotMeta {
         region: region.clone(),
-        position: LogPosition::new(6, 15),
+        position: LogPosition::new(6, index),
         conf_state: region.conf_state(),
     };
     let mut writer = store.create(meta).unwrap();
@@ -87,7 +91,7 @@ fn forged(region: &Region, content: &[u8]) -> Snapshot {
         .unwrap();
     let mut snapshot = Snapshot::default();
     let meta = snapshot.mut_metadata();
-    (meta.term, meta.index) = (6, 15);
+    (meta.term, meta.index) = (6, index);
     meta.set_conf_state(region.conf_state());
     snapshot.data = RaftSnapshotData::of(&info, file).encode_to_vec().into();
     snapshot
@@ -132,7 +136,7 @@ fn a_snapshot_of_an_older_epoch_is_refused() {
         region.region_epoch.conf_ver = conf_ver;
         region.region_epoch.version = version;
         let says = ["region 1", "its epoch is", "expected at least"];
-        let error = target().refuses(forged(&region, &[0]), &says);
+        let error = target().refuses(forged_at(8, &region, &[0]), &says);
         assert!(matches!(error, Error::SnapshotRefused { .. }));
     }
 }

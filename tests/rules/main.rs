@@ -1,6 +1,7 @@
 //! The rules that keep a region whole over crashes, one test or more each, named by their numbers in
 //! `docs/architecture.md`.
 
+mod bugs;
 mod by_hand;
 mod fetching;
 mod hostile;
