@@ -236,13 +236,13 @@ impl PeerStorage {
     }
 
     /// Whether the snapshot is of this region, and not from before a change that is known here. One
-    /// that ends behind what is applied here cannot be, whatever its epoch says: the epoch counts the
-    /// changes that were written here, and a change that is written by hand, not with its entry, may
-    /// be written twice.
+    /// that ends behind what is applied here cannot miss a change of the members, whatever its epoch
+    /// counts: a change that is written by hand, not with its entry, may be counted twice.
     fn check_region(&self, data: &RaftSnapshotData, index: u64) -> Result<()> {
         let region = self.region_id();
         let (theirs, ours) = (data.region.region_epoch, self.region().region_epoch);
-        let is_older = theirs.version < ours.version || theirs.conf_ver < ours.conf_ver;
+        let is_older = theirs.version < ours.version
+            || theirs.conf_ver < ours.conf_ver && index <= self.applied_index();
         let reason = if data.region.id != region.0 {
             format!("it is of region {}, expected {region}", data.region.id)
         } else if data.region.range().is_empty() {
@@ -250,7 +250,7 @@ impl PeerStorage {
                 "its range is {}, expected a start below the end",
                 data.region.range()
             )
-        } else if is_older && index <= self.applied_index() {
+        } else if is_older {
             format!("its epoch is {theirs:?}, expected at least {ours:?}")
         } else {
             return Ok(());

@@ -139,6 +139,10 @@ fn a_snapshot_of_an_older_epoch_is_refused() {
         let error = target().refuses(forged_at(8, &region, &[0]), &says);
         assert!(matches!(error, Error::SnapshotRefused { .. }));
     }
+    let mut region = two_voters();
+    region.region_epoch.version = 0;
+    let ahead = forged_at(15, &region, &[0]);
+    target().refuses(ahead, &["region 1", "its epoch is", "expected at least"]);
 }
 
 #[test]

@@ -339,7 +339,7 @@ fn rule_18_truncated_never_passes_applied_and_moves_with_one_write() {
         assert!(state.truncated_state.index <= state.applied_index);
         let replay = entries(5, reopened.applied_index() + 1..12);
         apply(&mut reopened, &replay).unwrap();
-        assert_eq!(reopened.compact(13).is_err(), true, "beyond the log");
+        assert!(reopened.compact(13).is_err(), "beyond the log");
     }
 }
 
