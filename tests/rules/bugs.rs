@@ -105,7 +105,7 @@ fn compaction_keeps_exactly_from_the_first_index_on() {
 fn a_value_larger_than_a_block_travels_in_a_snapshot() {
     let rig = Rig::new(config(1));
     let mut storage = rig.node.create_region(&Region::single(1, 1)).unwrap();
-    let value: Vec<u8> = (0..3 << 20).map(|i: u32| (i * 31 >> 3) as u8).collect();
+    let value: Vec<u8> = (0..3 << 20).map(|i: u32| ((i * 31) >> 3) as u8).collect();
     let entry = entry_with(5, 6, b"big");
     storage.append(std::slice::from_ref(&entry)).unwrap();
     let put = |_: &_, batch: &mut peerstore::ApplyBatch| {

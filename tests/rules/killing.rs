@@ -116,7 +116,7 @@ fn the_child_that_is_killed() {
 
 /// A vote, entries, an overwrite of what is not committed, a commit, its application, a compaction.
 fn write_round(storage: &mut PeerStorage, round: u64) {
-    let term = storage.hard_state().term + u64::from(round % 3 == 0);
+    let term = storage.hard_state().term + u64::from(round.is_multiple_of(3));
     let commit = storage.hard_state().commit;
     let vote = term % 3 + 1;
     storage
@@ -137,7 +137,7 @@ fn write_round(storage: &mut PeerStorage, round: u64) {
         .unwrap();
     catch_up(storage);
     say(&format!("apply {term} {}", from + 2));
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         storage.compact(from).unwrap();
         say(&format!("compact {term} {from}"));
     }

@@ -159,8 +159,7 @@ fn rule_15_a_configuration_travels_with_its_applied_index_and_is_synced() {
     let log = entries(5, 6..8);
     storage.append(&log).unwrap();
     rig.trace.take();
-    let mut conf_state = ConfState::default();
-    conf_state.voters = vec![1, 2, 3];
+    let conf_state = ConfState::from((vec![1, 2, 3], vec![]));
     let change = |_: &_, batch: &mut peerstore::ApplyBatch| {
         batch.put("k", "v");
         batch.set_conf_state(conf_state.clone());
@@ -339,7 +338,7 @@ fn rule_18_truncated_never_passes_applied_and_moves_with_one_write() {
         assert!(state.truncated_state.index <= state.applied_index);
         let replay = entries(5, reopened.applied_index() + 1..12);
         apply(&mut reopened, &replay).unwrap();
-        assert_eq!(reopened.compact(13).is_err(), true, "beyond the log");
+        assert!(reopened.compact(13).is_err(), "beyond the log");
     }
 }
 
