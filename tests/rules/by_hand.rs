@@ -54,8 +54,7 @@ fn an_uninitialised_peer_takes_entries_and_a_configuration_at_index_0() {
     let dir = tempfile::tempdir().unwrap();
     let node = on_disk(dir.path());
     let mut storage = node.create_uninitialized(1, 3).unwrap();
-    let mut conf_state = ConfState::default();
-    conf_state.voters = vec![1, 2, 3];
+    let conf_state = ConfState::from((vec![1, 2, 3], vec![]));
     storage.set_conf_state(&conf_state).unwrap();
     storage.append(&entries(1, 1..4)).unwrap();
     storage.set_hard_state(&hard_state(2, 1, 2)).unwrap();

@@ -136,8 +136,7 @@ fn a_request_index_that_is_not_applied_yet_has_to_wait() {
 fn one_from_before_a_conf_change_is_not_answered() {
     let (_rig, _, mut storage) = rig(config(1));
     let old = storage.wait_snapshot(PATIENCE).unwrap();
-    let mut conf_state = ConfState::default();
-    conf_state.voters = vec![1, 2];
+    let conf_state = ConfState::from((vec![1, 2], vec![]));
     storage.append(&entries(6, 12..13)).unwrap();
     let change = |_: &_, batch: &mut peerstore::ApplyBatch| {
         batch.set_conf_state(conf_state.clone());

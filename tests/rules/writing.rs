@@ -159,8 +159,7 @@ fn rule_15_a_configuration_travels_with_its_applied_index_and_is_synced() {
     let log = entries(5, 6..8);
     storage.append(&log).unwrap();
     rig.trace.take();
-    let mut conf_state = ConfState::default();
-    conf_state.voters = vec![1, 2, 3];
+    let conf_state = ConfState::from((vec![1, 2, 3], vec![]));
     let change = |_: &_, batch: &mut peerstore::ApplyBatch| {
         batch.put("k", "v");
         batch.set_conf_state(conf_state.clone());
