@@ -16,7 +16,9 @@ use crate::fs::{DiskFs, FileSystem};
 use crate::keys::STORE_IDENT_KEY;
 use crate::memory::{MemoryData, MemoryLog, MemorySnapshots};
 use crate::node_dir::{Contents, NodeDir};
-use crate::peer_storage::{Engines, OpenRegions, PeerStorage, StorageOptions, regions};
+use crate::peer_storage::{
+    Engines, OpenRegions, PeerStorage, StorageOptions, finish_removals, regions,
+};
 use crate::proto::{Region, RegionLocalState, StoreIdent};
 use crate::raft_log::{LogBatch, LogStats, RaftLogStorage};
 use crate::snapshot_dir::{self, SnapshotDir, SnapshotOptions};
@@ -95,7 +97,7 @@ impl CompositeStorage {
     /// opens stores is not used.
     ///
     /// # Errors
-    /// `Config`; `Io` if the system gives no thread.
+    /// `Config`; `Io` if the system gives no thread; those of the stores.
     pub fn from_parts(parts: Parts, config: &Config) -> Result<Self> {
         config.validate()?;
         Self::start(parts, config, None)
@@ -128,6 +130,7 @@ impl CompositeStorage {
             open_regions: Arc::new(OpenRegions::default()),
             lock,
         };
+        finish_removals(&engines)?;
         Ok(CompositeStorage {
             engines: Arc::new(engines),
             store_id: config.store_id,
