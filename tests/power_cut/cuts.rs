@@ -20,27 +20,29 @@ pub fn node_dir(root: &Path) -> PathBuf {
     root.join("data").join("node")
 }
 
-/// What happened to a disk, and what was acknowledged meanwhile.
+/// What happened to a disk.
 pub struct Recording {
+    /// What it is of, for a failure.
+    pub name: String,
     pub before: Disk,
     pub ops: Vec<Op>,
-    pub journal: Journal,
 }
 
 /// Lives once, undisturbed, and closes.
-pub fn record(config: Config, donation: &Donation) -> Recording {
+pub fn record(config: Config, donation: &Donation, round: usize) -> (Recording, Journal) {
     let mount = Mount::new(Disk::new(), Faults::default());
     let dir = node_dir(&mount.path());
     let position = || mount.position();
-    let mut life = Life::new(&dir, config, &position);
+    let mut life = Life::new(&dir, config, round, &position);
     life.live(donation).expect("a life without faults");
     life.close();
     let journal = life.journal;
-    Recording {
+    let recording = Recording {
+        name: format!("life {round}"),
         before: Disk::new(),
         ops: mount.ops(),
-        journal,
-    }
+    };
+    (recording, journal)
 }
 
 /// What some cuts came to.
@@ -58,7 +60,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, other: Tally) {
+    pub fn add(&mut self, other: Tally) {
         self.cuts += other.cuts;
         self.images += other.images;
         self.lossy += other.lossy;
@@ -82,7 +84,7 @@ impl Tally {
     }
 }
 
-/// How an image is judged: its name for a failure, the position of the cut, and what it opened to.
+/// How a cut at a place is judged by what it opened to.
 type Judge<'a> = dyn Fn(usize, &Node) -> Result<(), String> + Sync + 'a;
 
 impl Recording {
@@ -155,17 +157,29 @@ impl Recording {
         tally
     }
 
-    fn failure(&self, place: usize, lost: Lost, seed: u64, reason: &str) -> String {
-        let acked = &self.journal.acks[self.journal.acked_at(place)].what;
+    /// The disk when so many changes had been made.
+    pub fn disk_at(&self, place: usize) -> Disk {
+        let mut disk = self.before.clone();
+        self.ops[..place].iter().for_each(|op| disk.apply(op));
+        disk
+    }
+
+    /// What a cut there leaves, with a loss that the seed chooses.
+    pub fn image_at(&self, place: usize, seed: u64) -> (Lost, Image) {
+        let lost = Lost::ALL[seed as usize % Lost::ALL.len()];
+        (lost, self.disk_at(place).after_cut(lost, seed))
+    }
+
+    pub fn failure(&self, place: usize, lost: Lost, seed: u64, reason: &str) -> String {
         let next = self.ops.get(place).map_or("the end".into(), |op| match op {
             Op::Write { ino, offset, bytes } => {
                 format!("a write of {} bytes at {offset} to {ino}", bytes.len())
             }
             other => format!("{other:?}"),
         });
+        let (name, count) = (&self.name, self.ops.len());
         format!(
-            "cut {place} of {}, before {next}, lost {lost:?}, seed {seed}, last acknowledged \"{acked}\":\n{reason}",
-            self.ops.len()
+            "{name}, cut {place} of {count}, before {next}, lost {lost:?}, seed {seed}: {reason}"
         )
     }
 }

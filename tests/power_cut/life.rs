@@ -111,17 +111,25 @@ pub struct Life<'a> {
     node: Option<CompositeStorage>,
     dir: &'a Path,
     config: Config,
+    // No two rounds write the same.
+    round: usize,
     position: &'a dyn Fn() -> usize,
     pub journal: Journal,
 }
 
 impl<'a> Life<'a> {
-    pub fn new(dir: &'a Path, config: Config, position: &'a dyn Fn() -> usize) -> Life<'a> {
+    pub fn new(
+        dir: &'a Path,
+        config: Config,
+        round: usize,
+        position: &'a dyn Fn() -> usize,
+    ) -> Life<'a> {
         Life {
             peers: BTreeMap::new(),
             node: None,
             dir,
             config,
+            round,
             position,
             journal: Journal::new(),
         }
@@ -145,9 +153,19 @@ impl<'a> Life<'a> {
         self.node.as_ref()
     }
 
+    /// What memory says of every region now.
+    pub fn observe(&self) -> Result<Node> {
+        let seen = |(region, peer): (&u64, &Peer)| Ok((*region, observe(peer.storage())?));
+        self.peers.iter().map(seen).collect()
+    }
+
     pub fn close(&mut self) {
         self.peers.clear();
         self.node = None;
+    }
+
+    fn put(&self, term: u64, index: u64, prefix: &str, bytes: usize) -> Entry {
+        put(term, index, prefix, bytes + 13 * self.round)
     }
 
     fn open_node(&self) -> Result<&CompositeStorage> {
@@ -158,10 +176,7 @@ impl<'a> Life<'a> {
 
     fn ack(&mut self, what: impl Into<String>, synced: Synced) -> Result<()> {
         let position = (self.position)();
-        let mut node = Node::new();
-        for (region, peer) in &self.peers {
-            node.insert(*region, observe(peer.storage())?);
-        }
+        let node = self.observe()?;
         self.journal.ack(position, what.into(), node, synced);
         Ok(())
     }
@@ -249,14 +264,14 @@ impl<'a> Life<'a> {
         self.ack("create the waiting peer of region 2", Synced::Both)?;
         self.hard_state(2, 8, 22, 0)?;
         self.hard_state(1, 6, 11, 5)?;
-        let entries: Vec<Entry> = (6..13).map(|i| put(6, i, "a", 100)).collect();
+        let entries: Vec<Entry> = (6..13).map(|i| self.put(6, i, "a", 100)).collect();
         self.append(1, &entries)?;
         self.hard_state(1, 6, 11, 9)?;
         self.apply_up_to(1, 9)?;
         self.hard_state(1, 7, 12, 9)?;
         // Shorter than what it replaces, then longer.
-        self.append(1, &[put(7, 11, "b", 40)])?;
-        let entries: Vec<Entry> = (11..15).map(|i| put(7, i, "b", 300)).collect();
+        self.append(1, &[self.put(7, 11, "b", 40)])?;
+        let entries: Vec<Entry> = (11..15).map(|i| self.put(7, i, "b", 300)).collect();
         self.append(1, &entries)?;
         self.hard_state(1, 7, 12, 13)?;
         self.apply_up_to(1, 12)?;
@@ -305,7 +320,7 @@ impl<'a> Life<'a> {
         self.raft().campaign().expect("a campaign");
         self.drive()?;
         for i in 0..3 {
-            let entry = put(0, i, "t", 500);
+            let entry = self.put(0, i, "t", 500);
             self.raft()
                 .propose(Vec::new(), entry.data.to_vec())
                 .expect("a leader");
@@ -357,12 +372,12 @@ impl<'a> Life<'a> {
         self.ack("build a snapshot of region 1", Synced::Nothing)?;
         self.region(1).compact(11)?;
         self.ack("compact region 1 to 11", Synced::Data)?;
-        self.append(1, &[put(7, 15, "c", 2000), put(7, 16, "c", 2000)])?;
+        self.append(1, &[self.put(7, 15, "c", 2000), self.put(7, 16, "c", 2000)])?;
         self.hard_state(1, 7, 12, 16)?;
         self.apply_up_to(1, 16)?;
         self.region(1).compact(16)?;
         self.ack("compact region 1 to 16", Synced::Data)?;
-        self.append(1, &[put(7, 17, "c", 20)])?;
+        self.append(1, &[self.put(7, 17, "c", 20)])?;
         let mut conf_state = self.region(1).conf_state().clone();
         conf_state.learners.clear();
         self.set_conf_state(1, &conf_state)
@@ -371,7 +386,7 @@ impl<'a> Life<'a> {
     /// Snapshots from elsewhere: over nothing, and over a log and data.
     fn receive(&mut self, donation: &Donation) -> Result<()> {
         self.install(donation.small.clone())?;
-        let entries: Vec<Entry> = (20..24).map(|i| put(8, i, "n", 200)).collect();
+        let entries: Vec<Entry> = (20..24).map(|i| self.put(8, i, "n", 200)).collect();
         self.append(2, &entries)?;
         self.hard_state(2, 8, 22, 22)?;
         self.apply_up_to(2, 22)?;
@@ -382,7 +397,7 @@ impl<'a> Life<'a> {
         receiver.commit()?;
         self.ack("receive a snapshot file", Synced::Nothing)?;
         self.install(donation.large.clone())?;
-        self.append(2, &[put(9, 50, "o", 60), put(9, 51, "o", 60)])?;
+        self.append(2, &[self.put(9, 50, "o", 60), self.put(9, 51, "o", 60)])?;
         self.hard_state(2, 9, 21, 51)?;
         self.apply_up_to(2, 51)
     }
@@ -410,14 +425,16 @@ impl<'a> Life<'a> {
         self.ack("destroy region 3", Synced::Both)?;
         let own = [(PeerId(33), STORE)];
         self.create(Region::with_voters(3, KeyRange::new("t", ""), own))?;
-        self.append(3, &[put(5, 6, "u", 80)])
+        self.append(3, &[self.put(5, 6, "u", 80)])
     }
 
     /// Enough to fill a memtable of the log and of the data.
     fn overwrite_large(&mut self) -> Result<()> {
         for round in 0..4 {
             let first = 17 + 5 * round;
-            let entries: Vec<Entry> = (first..first + 6).map(|i| put(10, i, "d", 5000)).collect();
+            let entries: Vec<Entry> = (first..first + 6)
+                .map(|i| self.put(10, i, "d", 5000))
+                .collect();
             self.hard_state(1, 10 + round, 11, 16)?;
             self.append(1, &entries)?;
         }
@@ -426,7 +443,7 @@ impl<'a> Life<'a> {
         self.apply_up_to(1, 37)?;
         self.region(1).compact(35)?;
         self.ack("compact region 1 to 35", Synced::Data)?;
-        self.append(1, &[put(13, 38, "e", 10)])
+        self.append(1, &[self.put(13, 38, "e", 10)])
     }
 }
 

@@ -182,19 +182,9 @@ impl Mount {
         locked(&self.shared).ops.len()
     }
 
-    /// How many syncs there were.
-    pub fn syncs(&self) -> usize {
-        locked(&self.shared).syncs
-    }
-
     /// How often something failed on purpose.
     pub fn injected(&self) -> usize {
         locked(&self.shared).injected
-    }
-
-    /// The bytes of all files.
-    pub fn used(&self) -> usize {
-        locked(&self.shared).disk.used()
     }
 
     pub fn set_faults(&self, faults: Faults) {
