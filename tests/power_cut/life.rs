@@ -84,7 +84,7 @@ pub fn put(term: u64, index: u64, prefix: &str, bytes: usize) -> Entry {
 }
 
 enum Peer {
-    Plain(PeerStorage),
+    Plain(Box<PeerStorage>),
     Driven(Box<RawNode<PeerStorage>>),
 }
 
@@ -199,7 +199,7 @@ impl<'a> Life<'a> {
         for state in node.regions()? {
             let region = state.region.id;
             self.peers
-                .insert(region, Peer::Plain(node.open_region(region)?));
+                .insert(region, Peer::Plain(Box::new(node.open_region(region)?)));
         }
         self.node = Some(node);
         self.ack("reopen", Synced::Both)
@@ -207,7 +207,7 @@ impl<'a> Life<'a> {
 
     fn create(&mut self, region: Region) -> Result<()> {
         let storage = self.open_node()?.create_region(&region)?;
-        self.peers.insert(region.id, Peer::Plain(storage));
+        self.peers.insert(region.id, Peer::Plain(Box::new(storage)));
         self.ack(format!("create region {}", region.id), Synced::Both)
     }
 
@@ -260,7 +260,7 @@ impl<'a> Life<'a> {
         let voters = [(PeerId(11), STORE), (PeerId(12), ELSEWHERE)];
         self.create(Region::with_voters(1, KeyRange::new("a", "m"), voters))?;
         let waiting = self.open_node()?.create_uninitialized(2, 21)?;
-        self.peers.insert(2, Peer::Plain(waiting));
+        self.peers.insert(2, Peer::Plain(Box::new(waiting)));
         self.ack("create the waiting peer of region 2", Synced::Both)?;
         self.hard_state(2, 8, 22, 0)?;
         self.hard_state(1, 6, 11, 5)?;
@@ -315,7 +315,7 @@ impl<'a> Life<'a> {
             unreachable!("it was just created");
         };
         let config = storage.raft_config();
-        let raft = RawNode::new(&config, storage, &peerstore::raft_logger()).expect("a raft node");
+        let raft = RawNode::new(&config, *storage, &peerstore::raft_logger()).expect("a raft node");
         self.peers.insert(3, Peer::Driven(Box::new(raft)));
         self.raft().campaign().expect("a campaign");
         self.drive()?;
@@ -344,7 +344,7 @@ impl<'a> Life<'a> {
                 true => Synced::Log,
                 false => Synced::Nothing,
             };
-            if ready.number() % 2 == 0 {
+            if ready.number().is_multiple_of(2) {
                 raft.mut_store().persist(&mut ready)?;
             } else {
                 let mut batch = LogBatch::default();
