@@ -72,30 +72,65 @@ impl End {
     }
 }
 
-/// Whether everything acknowledged is there, whatever a power cut after the failure takes.
-pub fn check_disk(disk: &Disk, journal: &Journal, acked: usize, seed: u64) -> Result<(), String> {
+/// Whether everything acknowledged is there, whatever a power cut after the failure takes. Says how
+/// often the open was refused instead: if a sync of RocksDB's manifest failed, and the power is cut
+/// later, a half-written tail may be left, which it does not take for one.
+fn check_disk(disk: &Disk, journal: &Journal, acked: usize, seed: u64) -> Result<usize, String> {
+    let mut refused = 0;
     for lost in Lost::ALL {
         let image = disk.after_cut(lost, seed);
-        open_image(&image)
-            .and_then(|node| journal.check(acked, &node))
-            .map_err(|reason| format!("then lost {lost:?}, seed {seed}: {reason}"))?;
+        let checked = open_image(&image).and_then(|node| journal.check(acked, &node));
+        match checked {
+            Ok(()) => {}
+            Err(reason) if lost == Lost::Half && is_torn_manifest(&reason) => refused += 1,
+            Err(reason) => return Err(format!("then lost {lost:?}, seed {seed}: {reason}")),
+        }
     }
-    Ok(())
+    Ok(refused)
+}
+
+fn is_torn_manifest(reason: &str) -> bool {
+    reason.contains("checksum mismatch") && reason.contains("/MANIFEST-")
+}
+
+/// What lives on failing disks came to.
+#[derive(Debug, Default)]
+pub struct Disturbed {
+    pub lives: usize,
+    /// Those in which something failed.
+    pub injected: usize,
+    /// Those that went on to their end all the same: RocksDB did not need what failed.
+    pub unharmed: usize,
+    /// Images that were not opened, see [`check_disk`].
+    pub refused: usize,
+}
+
+impl Disturbed {
+    pub fn add(&mut self, other: &Disturbed) {
+        self.lives += other.lives;
+        self.injected += other.injected;
+        self.unharmed += other.unharmed;
+        self.refused += other.refused;
+    }
 }
 
 /// A life in which one sync fails, or the power.
-pub fn disturbed(faults: Faults, journal: &Journal, donation: &Donation) -> Result<usize, String> {
+pub fn disturbed(
+    faults: Faults,
+    journal: &Journal,
+    donation: &Donation,
+) -> Result<Disturbed, String> {
     let mount = Mount::new(Disk::new(), faults);
     let end = live(&mount, donation);
-    let at = |reason: String| {
-        format!(
-            "{faults:?}, step \"{}\": {reason}",
-            end.failed_step(journal)
-        )
-    };
+    let step = end.failed_step(journal);
+    let at = |reason: String| format!("{faults:?}, step \"{step}\": {reason}");
     end.check_poison(journal).map_err(at)?;
-    check_disk(&mount.disk(), journal, end.acked, 1).map_err(at)?;
-    Ok(mount.injected())
+    Ok(Disturbed {
+        lives: 1,
+        injected: usize::from(mount.injected() > 0),
+        unharmed: usize::from(end.error.is_none()),
+        refused: check_disk(&mount.disk(), journal, end.acked, 1).map_err(at)?,
+    })
 }
 
 /// What an open finds while the disk is still full.
