@@ -342,3 +342,41 @@ fn check_ident(dir: &Path, config: &Config, app: &dyn ApplicationDataStorage) ->
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::region_key;
+    use crate::proto::PeerState;
+
+    #[test]
+    fn a_peer_in_the_place_of_one_half_removed_finds_nothing() -> Result<()> {
+        let (log, app) = (
+            Arc::new(MemoryLog::default()),
+            Arc::new(MemoryData::default()),
+        );
+        let open = || {
+            let parts = Parts {
+                log: log.clone(),
+                app: app.clone(),
+                snapshots: Arc::new(MemorySnapshots::default()),
+            };
+            CompositeStorage::from_parts(parts, &Config::default())
+        };
+        let storage = open()?.create_region(&Region::single(1, 1))?;
+        // As a crash leaves it behind the first step of a removal.
+        let tombstone = RegionLocalState {
+            state: PeerState::Tombstone,
+            ..storage.region_state().clone()
+        };
+        drop(storage);
+        let mut batch = AppBatch::default();
+        let key = region_key(1.into());
+        batch.put(Keyspace::RegionState, key, tombstone.encode_to_vec());
+        batch.put(Keyspace::Data, "key", "of the old peer");
+        app.write(&batch, Durability::Synced)?;
+        let storage = open()?.create_region(&Region::single(1, 2))?;
+        assert_eq!(storage.get(b"key")?, None);
+        Ok(())
+    }
+}
