@@ -16,7 +16,9 @@ use crate::fs::{DiskFs, FileSystem};
 use crate::keys::STORE_IDENT_KEY;
 use crate::memory::{MemoryData, MemoryLog, MemorySnapshots};
 use crate::node_dir::{Contents, NodeDir};
-use crate::peer_storage::{Engines, OpenRegions, PeerStorage, StorageOptions, regions};
+use crate::peer_storage::{
+    Engines, OpenRegions, PeerStorage, StorageOptions, finish_removals, regions,
+};
 use crate::proto::{Region, RegionLocalState, StoreIdent};
 use crate::raft_log::{LogBatch, LogStats, RaftLogStorage};
 use crate::snapshot_dir::{self, SnapshotDir, SnapshotOptions};
@@ -95,7 +97,7 @@ impl CompositeStorage {
     /// opens stores is not used.
     ///
     /// # Errors
-    /// `Config`; `Io` if the system gives no thread.
+    /// `Config`; `Io` if the system gives no thread; those of the stores.
     pub fn from_parts(parts: Parts, config: &Config) -> Result<Self> {
         config.validate()?;
         Self::start(parts, config, None)
@@ -128,6 +130,7 @@ impl CompositeStorage {
             open_regions: Arc::new(OpenRegions::default()),
             lock,
         };
+        finish_removals(&engines)?;
         Ok(CompositeStorage {
             engines: Arc::new(engines),
             store_id: config.store_id,
@@ -338,4 +341,42 @@ fn check_ident(dir: &Path, config: &Config, app: &dyn ApplicationDataStorage) ->
         app.write(&batch, Durability::Synced)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::region_key;
+    use crate::proto::PeerState;
+
+    #[test]
+    fn a_peer_in_the_place_of_one_half_removed_finds_nothing() -> Result<()> {
+        let (log, app) = (
+            Arc::new(MemoryLog::default()),
+            Arc::new(MemoryData::default()),
+        );
+        let open = || {
+            let parts = Parts {
+                log: log.clone(),
+                app: app.clone(),
+                snapshots: Arc::new(MemorySnapshots::default()),
+            };
+            CompositeStorage::from_parts(parts, &Config::default())
+        };
+        let storage = open()?.create_region(&Region::single(1, 1))?;
+        // As a crash leaves it behind the first step of a removal.
+        let tombstone = RegionLocalState {
+            state: PeerState::Tombstone,
+            ..storage.region_state().clone()
+        };
+        drop(storage);
+        let mut batch = AppBatch::default();
+        let key = region_key(1.into());
+        batch.put(Keyspace::RegionState, key, tombstone.encode_to_vec());
+        batch.put(Keyspace::Data, "key", "of the old peer");
+        app.write(&batch, Durability::Synced)?;
+        let storage = open()?.create_region(&Region::single(1, 2))?;
+        assert_eq!(storage.get(b"key")?, None);
+        Ok(())
+    }
 }

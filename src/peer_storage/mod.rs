@@ -38,7 +38,7 @@ use raft::eraftpb::{ConfState, HardState};
 pub use engines::{Engines, NeededFiles, OpenRegions, Ownership, StorageOptions, TaskSenders};
 pub use fetch::FetchTask;
 pub use gc::{GcInput, GcPolicy};
-pub use open::regions;
+pub use open::{finish_removals, regions};
 pub use snapshot::{SNAPSHOT_TRANSITIONS, SnapshotState, SnapshotTask};
 pub use snapshot_data::{RaftSnapshotData, SNAPSHOT_DATA_VERSION};
 pub use write::Staged;

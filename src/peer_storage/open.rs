@@ -127,7 +127,7 @@ impl PeerStorage {
     /// then the data in its range. Its peer id never comes back to this region.
     ///
     /// # Errors
-    /// Those of the stores; the next open goes on with it.
+    /// Those of the stores; the next open of the node goes on with it.
     pub fn destroy(self) -> Result<()> {
         let tombstone = RegionLocalState {
             state: PeerState::Tombstone,
@@ -196,6 +196,26 @@ pub fn regions(engines: &Engines) -> Result<Vec<RegionLocalState>> {
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(regions)
+}
+
+/// Goes on with removals that a crash interrupted. To be called before a region can be created: who
+/// got a removed peer's range would find its data there, or lose its own to a late removal.
+///
+/// # Errors
+/// Those of the stores.
+pub fn finish_removals(engines: &Engines) -> Result<()> {
+    let mut removed = Vec::new();
+    let all = KeyRange::all();
+    (engines.app).scan(Keyspace::RegionState, &all, &mut |key, value| {
+        // What cannot be read concerns its own region only, and is reported when that is opened.
+        let region = crate::keys::parse_region_key(key);
+        let state = region.and_then(|id| RegionLocalState::decode_of(id, value).ok());
+        removed.extend(state.filter(|state| state.state == PeerState::Tombstone));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    removed
+        .iter()
+        .try_for_each(|tombstone| remove_leftovers(engines, tombstone))
 }
 
 fn check_peer_id(region: RegionId, peer: PeerId) -> Result<()> {

@@ -35,10 +35,10 @@ impl RocksData {
     /// nothing modified; `Corruption`; `Config`; `Io`, `DiskFull` or `Engine`.
     pub fn open(dir: &Path, options: &RocksOptions) -> Result<RocksData> {
         let layout = Layout {
-            families: options.data_families(),
+            families: &|| options.data_families(),
             format_family: Keyspace::Store.name(),
         };
-        let engine = Engine::open(dir, options, layout, &Keyspace::ALL.map(Keyspace::name))?;
+        let engine = Engine::open(dir, options, &layout, &Keyspace::ALL.map(Keyspace::name))?;
         let import_tables = options.import_tables();
         Ok(RocksData {
             engine,

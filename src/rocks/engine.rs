@@ -61,7 +61,7 @@ impl Engine {
     pub(super) fn open(
         dir: &Path,
         options: &RocksOptions,
-        layout: Layout,
+        layout: &Layout<'_>,
         families: &[&'static str],
     ) -> Result<Arc<Engine>> {
         let (db, options, lock) = open::open(dir, options, layout)?;

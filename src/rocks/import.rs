@@ -2,7 +2,7 @@
 //!
 //! The tables are written beside the database, in a directory of their own under its `import/`, so
 //! that [`DataImport::finish`] only clears the range and renames. What is left behind by a crash goes
-//! at the next open.
+//! at the next open, which may need a table of it first.
 
 use std::fs;
 use std::path::PathBuf;
@@ -151,6 +151,7 @@ impl RocksImport {
 
     fn start_table(&mut self, keyspace: Keyspace) -> Result<OpenTable> {
         fs::create_dir_all(&self.staging).map_err(|e| Error::io("create", &self.staging, e))?;
+        open::sync_dir(self.engine.path())?;
         let path = self.staging.join(format!("{:06}.sst", self.tables.len()));
         let table = Table::try_new(self.options.clone(), |options| {
             let writer = SstFileWriter::create(options);
@@ -206,22 +207,27 @@ impl RocksImport {
         Ok(keys.valid())
     }
 
-    /// Hands the tables over. RocksDB renames them, and syncs them, its directory and its manifest.
+    /// Hands the tables over, one by one. RocksDB renames them, and syncs them, its directory and its
+    /// manifest. While it does, the table has a durable name of its own: an open that misses the table
+    /// finds it there.
     fn ingest(&self) -> Result<()> {
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
-        for keyspace in Keyspace::APPLICATION {
-            let of_keyspace = self.tables.iter().filter(|(of, _)| *of == keyspace);
-            let paths: Vec<&PathBuf> = of_keyspace.map(|(_, path)| path).collect();
-            if paths.is_empty() {
-                continue;
-            }
-            let family = self.engine.family(number(keyspace));
+        for (number, (keyspace, table)) in self.tables.iter().enumerate() {
+            let in_doubt = self.in_doubt(number);
+            fs::rename(table, &in_doubt).map_err(|e| Error::io("rename", table, e))?;
+            open::sync_dir(&self.engine.path().join(IMPORT))?;
+            let family = self.engine.family(self::number(*keyspace));
             self.engine.unless_poisoned("import into", |db| {
-                db.ingest_external_file_cf_opts(family, &options, paths)
+                db.ingest_external_file_cf_opts(family, &options, vec![&in_doubt])
             })?;
         }
         Ok(())
+    }
+
+    /// Where a table lies while RocksDB takes it in.
+    fn in_doubt(&self, number: usize) -> PathBuf {
+        self.staging.with_extension(format!("{number:06}.sst"))
     }
 }
 

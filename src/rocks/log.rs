@@ -48,10 +48,10 @@ impl RocksLog {
     /// nothing modified; `Corruption`; `Config`; `Io`, `DiskFull` or `Engine`.
     pub fn open(dir: &Path, options: &RocksOptions) -> Result<RocksLog> {
         let layout = Layout {
-            families: options.log_families(),
+            families: &|| options.log_families(),
             format_family: DEFAULT_COLUMN_FAMILY_NAME,
         };
-        let engine = Engine::open(dir, options, layout, &FAMILIES)?;
+        let engine = Engine::open(dir, options, &layout, &FAMILIES)?;
         Ok(RocksLog {
             engine,
             entries: AtomicU64::new(0),

@@ -60,8 +60,8 @@ impl Drop for DirLock {
 }
 
 /// One of the two databases: its column families, and the one that holds the format key.
-pub(super) struct Layout {
-    pub(super) families: Vec<ColumnFamilyDescriptor>,
+pub(super) struct Layout<'a> {
+    pub(super) families: &'a dyn Fn() -> Vec<ColumnFamilyDescriptor>,
     pub(super) format_family: &'static str,
 }
 
@@ -72,7 +72,7 @@ pub(super) struct Layout {
 pub(super) fn open(
     dir: &Path,
     options: &RocksOptions,
-    layout: Layout,
+    layout: &Layout<'_>,
 ) -> Result<(Db, Options, DirLock)> {
     options.check()?;
     if !is_dir(dir)? {
@@ -90,11 +90,11 @@ pub(super) fn open(
         remove_unfinished(dir, &names)?;
         create(dir, database.clone(), layout)?
     } else if names.contains(CURRENT) {
-        check_format(dir, &layout)?;
+        check_format(dir, layout)?;
         wal::check(dir)?;
+        let db = open_existing(dir, &database, layout)?;
         remove_dir(&dir.join(IMPORT))?;
-        let db = Db::open_cf_descriptors(&database, dir, layout.families);
-        db.map_err(|e| open_error(dir, e))?
+        db
     } else if let Some(name) = names.first() {
         return Err(foreign(dir, format!("{name}, and no {CURRENT}")));
     } else if options.create_if_missing {
@@ -108,7 +108,7 @@ pub(super) fn open(
 }
 
 /// Makes a new database in `dir`, which is empty or holds the marker only.
-fn create(dir: &Path, mut database: Options, layout: Layout) -> Result<Db> {
+fn create(dir: &Path, mut database: Options, layout: &Layout<'_>) -> Result<Db> {
     let marker = dir.join(CREATING);
     let file = File::create(&marker).map_err(|e| Error::io("create", &marker, e))?;
     file.sync_all().map_err(|e| Error::io("sync", &marker, e))?;
@@ -119,12 +119,63 @@ fn create(dir: &Path, mut database: Options, layout: Layout) -> Result<Db> {
     }
     database.create_if_missing(true);
     database.create_missing_column_families(true);
-    let db =
-        Db::open_cf_descriptors(&database, dir, layout.families).map_err(|e| open_error(dir, e))?;
+    let db = Db::open_cf_descriptors(&database, dir, (layout.families)())
+        .map_err(|e| open_error(dir, e))?;
     put_format(&db, dir, layout.format_family)?;
     fs::remove_file(&marker).map_err(|e| Error::io("remove", &marker, e))?;
     sync_dir(dir)?;
     Ok(db)
+}
+
+/// Opens a database of ours. If RocksDB cannot sync its manifest while it takes a table in, it removes
+/// the table, but not what the manifest says: after a restart it may miss it. The import has kept it.
+fn open_existing(dir: &Path, database: &Options, layout: &Layout<'_>) -> Result<Db> {
+    let open = || Db::open_cf_descriptors(database, dir, (layout.families)());
+    let mut opened = open();
+    let missing = opened.as_ref().err().and_then(|e| missing_table(dir, e));
+    if let Some(missing) = missing {
+        for table in tables_in_doubt(dir)? {
+            // RocksDB knows its tables by an id: it opens only with the right one.
+            let linked = fs::remove_file(&missing).or_else(|e| match e.kind() {
+                ErrorKind::NotFound => Ok(()),
+                _ => Err(e),
+            });
+            linked
+                .and_then(|()| fs::hard_link(&table, &missing))
+                .map_err(|e| Error::io("put back", &missing, e))?;
+            sync_dir(dir)?;
+            opened = open();
+            if opened.is_ok() {
+                break;
+            }
+        }
+    }
+    opened.map_err(|e| open_error(dir, e))
+}
+
+/// The table that RocksDB says is not there.
+fn missing_table(dir: &Path, error: &rocksdb::Error) -> Option<PathBuf> {
+    let text = error.as_ref();
+    let prefix = format!("{}/", dir.display());
+    let number = |rest: &str| -> Option<String> {
+        let (digits, _) = rest.split_once(".sst")?;
+        let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        is_number.then(|| digits.to_string())
+    };
+    let number = text.split(&prefix).skip(1).find_map(number)?;
+    let table = dir.join(format!("{number}.sst"));
+    (!table.exists()).then_some(table)
+}
+
+/// The tables that were being taken in when the database was last used.
+fn tables_in_doubt(dir: &Path) -> Result<Vec<PathBuf>> {
+    let import = dir.join(IMPORT);
+    if !is_dir(&import)? {
+        return Ok(Vec::new());
+    }
+    let names = names_in(&import)?;
+    let tables = names.iter().filter(|name| name.ends_with(".sst"));
+    Ok(tables.map(|name| import.join(name)).collect())
 }
 
 /// Puts the format version into a table, so that no damage to the write-ahead log can hide it.
@@ -168,7 +219,7 @@ fn is_rocksdb_name(name: &str) -> bool {
 }
 
 /// Reads who the database is, without writing a byte.
-fn check_format(dir: &Path, layout: &Layout) -> Result<()> {
+fn check_format(dir: &Path, layout: &Layout<'_>) -> Result<()> {
     let found = Db::list_cf(&Options::default(), dir).map_err(|e| open_error(dir, e))?;
     let family = layout.format_family;
     if !found.iter().any(|name| name == family) {
@@ -214,12 +265,9 @@ fn check_format(dir: &Path, layout: &Layout) -> Result<()> {
     check_families(dir, &found, layout)
 }
 
-fn check_families(dir: &Path, found: &[String], layout: &Layout) -> Result<()> {
-    let expected: BTreeSet<&str> = layout
-        .families
-        .iter()
-        .map(ColumnFamilyDescriptor::name)
-        .collect();
+fn check_families(dir: &Path, found: &[String], layout: &Layout<'_>) -> Result<()> {
+    let families = (layout.families)();
+    let expected: BTreeSet<&str> = families.iter().map(ColumnFamilyDescriptor::name).collect();
     let found: BTreeSet<&str> = found.iter().map(String::as_str).collect();
     if let Some(name) = found.difference(&expected).next() {
         return Err(foreign(dir, format!("the column family {name}")));
@@ -300,7 +348,7 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 }
 
 /// Makes the names in a directory durable.
-fn sync_dir(dir: &Path) -> Result<()> {
+pub(super) fn sync_dir(dir: &Path) -> Result<()> {
     let synced = File::open(dir).and_then(|file| file.sync_all());
     synced.map_err(|e| Error::io("sync", dir, e))
 }
