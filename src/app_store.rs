@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use crate::error::Result;
-use crate::types::{Durability, KeyRange};
+use crate::error::{Error, Result};
+use crate::types::{Durability, KeyRange, RegionId};
 
 /// A part of the application store with keys of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -133,6 +133,58 @@ pub trait DataImport: Send {
     /// # Errors
     /// Those of the store's writes.
     fn finish(self: Box<Self>) -> Result<()>;
+}
+
+/// The order that a [`DataImport`] keeps to, for its backends.
+#[derive(Debug)]
+pub(crate) struct ImportOrder {
+    range: KeyRange,
+    // Where the last key was put, as a position in `Keyspace::APPLICATION`, and the key.
+    last: Option<(usize, Vec<u8>)>,
+}
+
+impl ImportOrder {
+    pub fn new(range: &KeyRange) -> Self {
+        ImportOrder {
+            range: range.clone(),
+            last: None,
+        }
+    }
+
+    /// Takes the key if it may come next; whether it is the first of its keyspace.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if not. The import is given no region, so the error names 0, which none has.
+    pub fn take(&mut self, keyspace: Keyspace, key: &[u8]) -> Result<bool> {
+        let refuse = |expected: String| {
+            let got = format!("{} \"{}\"", keyspace.name(), key.escape_ascii());
+            Err(Error::invalid(
+                RegionId(0),
+                "DataImport::put",
+                got,
+                expected,
+            ))
+        };
+        let Some(place) = Keyspace::APPLICATION.iter().position(|k| *k == keyspace) else {
+            return refuse("the keyspace data, index or ttl".into());
+        };
+        if !self.range.contains(key) {
+            return refuse(format!("a key in {}", self.range));
+        }
+        let Some((last_place, last)) = &mut self.last else {
+            self.last = Some((place, key.to_vec()));
+            return Ok(true);
+        };
+        if (place, key) <= (*last_place, last.as_slice()) {
+            let (space, last) = (Keyspace::APPLICATION[*last_place], last.escape_ascii());
+            return refuse(format!("a key behind {} \"{last}\"", space.name()));
+        }
+        let is_first = place != *last_place;
+        *last_place = place;
+        last.clear();
+        last.extend_from_slice(key);
+        Ok(is_first)
+    }
 }
 
 /// What an application store has done since it was opened.

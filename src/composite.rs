@@ -140,6 +140,9 @@ impl CompositeStorage {
     /// Creates a region with its peers. This node's own is the only one, or the one whose store id is
     /// the config's.
     ///
+    /// Regions of a node that hold data must not overlap: a snapshot that is installed in one, and its
+    /// removal, clear the keys of its whole range. Whoever hands out the ranges sees to that.
+    ///
     /// # Errors
     /// As [`PeerStorage::create`]; `InvalidArgument` if no peer is this node's.
     pub fn create_region(&self, region: &Region) -> Result<PeerStorage> {
@@ -179,10 +182,11 @@ impl CompositeStorage {
         PeerStorage::open(&self.engines, region_id.into())
     }
 
-    /// The regions that can be opened, ascending by id. Removed ones are left out.
+    /// The regions, ascending by id, without those that were removed. One whose state is damaged is
+    /// left out and reported to the log; opening it says what is wrong.
     ///
     /// # Errors
-    /// `Corruption` if a stored state does not decode.
+    /// Those of the data store.
     pub fn regions(&self) -> Result<Vec<RegionLocalState>> {
         regions(&self.engines)
     }
@@ -236,7 +240,7 @@ fn contents(config: &Config) -> Contents {
     if config.app == AppBackend::Rocksdb {
         parts.push((KV, "rocksdb"));
     }
-    if config.snapshot.backend == SnapshotBackend::CompressedFile && !parts.is_empty() {
+    if config.snapshot.backend == SnapshotBackend::CompressedFile {
         parts.push((SNAPSHOTS, "compressed_file"));
     }
     Contents { parts }

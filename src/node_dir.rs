@@ -52,29 +52,14 @@ impl NodeDir {
             }
             fs.create_dir_all(dir)?;
         }
-        let names = names(fs, dir)?;
-        let has = |name: &str| names.iter().any(|n| n == name);
-        let is_new = !has(MARKER);
-        if is_new {
-            check_unused(dir, &names)?;
-            if !create && !has(CREATING) {
-                let path = dir.to_path_buf();
-                return Err(Error::StoreNotFound { path });
-            }
-        } else {
-            check_marker(fs, dir, contents)?;
-            let missing = contents.parts.iter().find(|(part, _)| !has(part));
-            if let Some((part, _)) = missing {
-                return Err(Error::IncompleteStore {
-                    path: dir.to_path_buf(),
-                    missing: format!("the directory {part}"),
-                });
-            }
-        }
+        look(fs, dir, create, contents)?;
         let lock = fs.lock(&dir.join(LOCK))?;
-        if is_new && !has(CREATING) {
+        // Again, now that nobody else can change it: the owner before may have finished creating it.
+        let found = look(fs, dir, create, contents)?;
+        if found == Found::Empty {
             write_file(fs, dir, CREATING, b"")?;
         }
+        let is_new = found != Found::Store;
         Ok(NodeDir {
             dir: dir.to_path_buf(),
             lock,
@@ -91,6 +76,37 @@ impl NodeDir {
             fs.sync_dir(&self.dir)?;
         }
         Ok(self.lock)
+    }
+}
+
+/// What a directory of ours can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Empty,
+    Begun,
+    Store,
+}
+
+fn look(fs: &dyn FileSystem, dir: &Path, create: bool, contents: &Contents) -> Result<Found> {
+    let names = names(fs, dir)?;
+    let has = |name: &str| names.iter().any(|n| n == name);
+    if has(MARKER) {
+        check_marker(fs, dir, contents)?;
+        if let Some((part, _)) = contents.parts.iter().find(|(part, _)| !has(part)) {
+            return Err(Error::IncompleteStore {
+                path: dir.to_path_buf(),
+                missing: format!("the directory {part}"),
+            });
+        }
+        return Ok(Found::Store);
+    }
+    check_unused(dir, &names)?;
+    match has(CREATING) {
+        true => Ok(Found::Begun),
+        false if create => Ok(Found::Empty),
+        false => Err(Error::StoreNotFound {
+            path: dir.to_path_buf(),
+        }),
     }
 }
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::app_store::{
-    AppBatch, AppOp, AppStats, ApplicationDataStorage, DataImport, DataRead, DataView, Keyspace,
-    Visit,
+    AppBatch, AppOp, AppStats, ApplicationDataStorage, DataImport, DataRead, DataView, ImportOrder,
+    Keyspace, Visit,
 };
-use crate::error::{Error, Result};
-use crate::types::{Durability, KeyRange, RegionId};
+use crate::error::Result;
+use crate::types::{Durability, KeyRange};
 
 use super::journal::{Image, Journal, WriteFault};
 
@@ -191,8 +191,7 @@ impl ApplicationDataStorage for MemoryData {
         }
         Ok(Box::new(MemoryImport {
             journal: Arc::clone(&self.journal),
-            range: range.clone(),
-            last: None,
+            order: ImportOrder::new(range),
             batch,
         }))
     }
@@ -214,30 +213,13 @@ impl ApplicationDataStorage for MemoryData {
 /// Collects one batch, so that here an import is atomic.
 struct MemoryImport {
     journal: Arc<Journal<Keyspaces>>,
-    range: KeyRange,
-    // Position in `Keyspace::APPLICATION` and key of the last put.
-    last: Option<(usize, Vec<u8>)>,
+    order: ImportOrder,
     batch: AppBatch,
 }
 
 impl DataImport for MemoryImport {
     fn put(&mut self, keyspace: Keyspace, key: &[u8], value: &[u8]) -> Result<()> {
-        let refuse = |got: String, expected: &str| {
-            // An import does not know its region; 0 is none.
-            Err(Error::invalid(RegionId(0), "import", got, expected))
-        };
-        let Some(place) = Keyspace::APPLICATION.iter().position(|k| *k == keyspace) else {
-            return refuse(keyspace.name().into(), "a keyspace of the application");
-        };
-        let shown = || format!("{} key \"{}\"", keyspace.name(), key.escape_ascii());
-        if !self.range.contains(key) {
-            return refuse(shown(), &format!("a key in {}", self.range));
-        }
-        let this = (place, key.to_vec());
-        if self.last.as_ref().is_some_and(|last| *last >= this) {
-            return refuse(shown(), "keyspaces in their order, keys strictly ascending");
-        }
-        self.last = Some(this);
+        self.order.take(keyspace, key)?;
         self.batch.put(keyspace, key, value);
         Ok(())
     }

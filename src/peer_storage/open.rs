@@ -177,25 +177,31 @@ impl PeerStorage {
     }
 }
 
-/// The regions of a node that can be opened: every one but the tombstones, ascending by id.
+/// The regions of a node, ascending by id, without those that were removed. One whose state is damaged
+/// is left out and reported to the log: it must not take the others down. Opening it says what is wrong.
 ///
 /// # Errors
-/// `Corruption` if a state does not decode, else those of the data store.
+/// Those of the data store.
 pub fn regions(engines: &Engines) -> Result<Vec<RegionLocalState>> {
     let mut regions = Vec::new();
     let all = KeyRange::all();
     (engines.app).scan(Keyspace::RegionState, &all, &mut |key, value| {
-        let Some(region) = crate::keys::parse_region_key(key) else {
-            let detail = format!("\"{}\", expected 8 bytes", key.escape_ascii());
-            return Err(Error::corruption(None, "key in region_state", detail));
-        };
-        let state = RegionLocalState::decode_of(region, value)?;
-        if state.state != PeerState::Tombstone {
-            regions.push(state);
+        match decode_region(key, value) {
+            Ok(state) if state.state != PeerState::Tombstone => regions.push(state),
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "a region is left out of the list"),
         }
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(regions)
+}
+
+fn decode_region(key: &[u8], value: &[u8]) -> Result<RegionLocalState> {
+    let Some(region) = crate::keys::parse_region_key(key) else {
+        let detail = format!("\"{}\", expected 8 bytes", key.escape_ascii());
+        return Err(Error::corruption(None, "key in region_state", detail));
+    };
+    RegionLocalState::decode_of(region, value)
 }
 
 /// Goes on with removals that a crash interrupted. To be called before a region can be created: who
@@ -208,8 +214,7 @@ pub fn finish_removals(engines: &Engines) -> Result<()> {
     let all = KeyRange::all();
     (engines.app).scan(Keyspace::RegionState, &all, &mut |key, value| {
         // What cannot be read concerns its own region only, and is reported when that is opened.
-        let region = crate::keys::parse_region_key(key);
-        let state = region.and_then(|id| RegionLocalState::decode_of(id, value).ok());
+        let state = decode_region(key, value).ok();
         removed.extend(state.filter(|state| state.state == PeerState::Tombstone));
         Ok(ControlFlow::Continue(()))
     })?;

@@ -14,9 +14,9 @@ use rocksdb::{IngestExternalFileOptions, Options, ReadOptions, SstFileWriter};
 use super::data::{delete_range, number};
 use super::engine::{Engine, engine_error};
 use super::open::{self, IMPORT};
-use crate::app_store::{DataImport, Keyspace};
+use crate::app_store::{DataImport, ImportOrder, Keyspace};
 use crate::error::{Error, Result};
-use crate::types::{Durability, KeyRange, RegionId};
+use crate::types::{Durability, KeyRange};
 
 /// A table is closed when it has reached this size.
 const TABLE_BYTES: u64 = 64 << 20;
@@ -41,8 +41,7 @@ pub(super) struct RocksImport {
     open: Option<OpenTable>,
     // The keyspace and path of every table, in the order of their keys.
     tables: Vec<(Keyspace, PathBuf)>,
-    // The last key that was put, and where.
-    last: Option<(Keyspace, Vec<u8>)>,
+    order: ImportOrder,
     // Why a table could not be written. What is staged has a hole then, and is never handed over.
     failure: Option<String>,
 }
@@ -67,41 +66,8 @@ impl RocksImport {
             range: range.clone(),
             open: None,
             tables: Vec::new(),
-            last: None,
+            order: ImportOrder::new(range),
             failure: None,
-        }
-    }
-
-    /// # Errors
-    /// `InvalidArgument` if the key must not come next. The import is given no region, so the error
-    /// names 0, which no region has.
-    fn check(&self, keyspace: Keyspace, key: &[u8]) -> Result<()> {
-        let invalid = |got: String, expected: String| {
-            Err(Error::invalid(
-                RegionId(0),
-                "DataImport::put",
-                got,
-                expected,
-            ))
-        };
-        let got = || format!("{} \"{}\"", keyspace.name(), key.escape_ascii());
-        if !Keyspace::APPLICATION.contains(&keyspace) {
-            return invalid(got(), "the keyspace data, index or ttl".into());
-        }
-        if !self.range.contains(key) {
-            return invalid(got(), format!("a key in {}", self.range));
-        }
-        match &self.last {
-            Some((in_keyspace, last))
-                if (number(keyspace), key) <= (number(*in_keyspace), last.as_slice()) =>
-            {
-                let last = last.escape_ascii();
-                invalid(
-                    got(),
-                    format!("a key behind {} \"{last}\"", in_keyspace.name()),
-                )
-            }
-            _ => Ok(()),
         }
     }
 
@@ -116,12 +82,8 @@ impl RocksImport {
         }
     }
 
-    fn add(&mut self, keyspace: Keyspace, key: &[u8], value: &[u8]) -> Result<()> {
-        if self
-            .last
-            .as_ref()
-            .is_some_and(|(last, _)| *last != keyspace)
-        {
+    fn add(&mut self, keyspace: Keyspace, key: &[u8], value: &[u8], is_first: bool) -> Result<()> {
+        if is_first {
             self.end_table()?;
         }
         let mut open = match self.open.take() {
@@ -142,10 +104,6 @@ impl RocksImport {
         if full {
             self.end_table()?;
         }
-        let (of, last) = self.last.get_or_insert_with(|| (keyspace, Vec::new()));
-        *of = keyspace;
-        last.clear();
-        last.extend_from_slice(key);
         Ok(())
     }
 
@@ -234,8 +192,8 @@ impl RocksImport {
 impl DataImport for RocksImport {
     fn put(&mut self, keyspace: Keyspace, key: &[u8], value: &[u8]) -> Result<()> {
         self.check_failure()?;
-        self.check(keyspace, key)?;
-        let added = self.add(keyspace, key, value);
+        let is_first = self.order.take(keyspace, key)?;
+        let added = self.add(keyspace, key, value, is_first);
         if let Err(error) = &added {
             self.failure = Some(error.to_string());
         }

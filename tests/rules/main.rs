@@ -6,6 +6,7 @@ mod by_hand;
 mod fetching;
 mod hostile;
 mod install;
+#[cfg(feature = "rocksdb")] // Without it a node forgets everything with its process.
 mod killing;
 mod node_dir;
 mod opening;

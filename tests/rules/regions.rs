@@ -1,11 +1,11 @@
 //! Rules 9 and 29: regions begin once and end for ever.
 
-use peerstore::{Error, KeyRange, PeerState, Region, RegionLocalState};
+use peerstore::{Error, KeyRange, Keyspace, PeerState, Region, RegionLocalState};
 
 use crate::recording::Step;
 use crate::support::{
     Rig, apply, assert_says, config, data_of, dump, entries, fill, hard_state, on_disk,
-    put_region_state,
+    put_region_state, put_state,
 };
 
 #[test]
@@ -71,8 +71,11 @@ fn rule_29_only_a_larger_peer_id_comes_back() {
     }
     assert_eq!(dump(&node), before);
     drop(node.create_uninitialized(1, 5).unwrap());
-    drop(node);
-    let node = on_disk(dir.path());
+    #[cfg(feature = "rocksdb")]
+    let node = {
+        drop(node);
+        on_disk(dir.path())
+    };
     assert_eq!(node.open_region(1).unwrap().peer_id(), 5.into());
 }
 
@@ -244,4 +247,23 @@ fn one_broken_region_leaves_the_others_alone() {
     for id in 1..20 {
         assert_eq!(rig.node.open_region(id).is_ok(), id != 7, "region {id}");
     }
+}
+
+#[test]
+fn one_damaged_region_leaves_the_others_to_serve() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = on_disk(dir.path());
+    for id in 1..=20 {
+        drop(node.create_region(&Region::single(id, 1)).unwrap());
+    }
+    put_state(&node, Keyspace::RegionState, 7, vec![0xff; 8]);
+    let listed = node.regions().unwrap().into_iter();
+    let listed: Vec<u64> = listed.map(|state| state.region.id).collect();
+    assert_eq!(listed, (1..=20).filter(|id| *id != 7).collect::<Vec<_>>());
+    for id in listed {
+        node.open_region(id).unwrap();
+    }
+    let error = node.open_region(7).unwrap_err();
+    assert!(matches!(error, Error::Corruption { .. }), "{error}");
+    assert_says(&error, &["region 7", "RegionLocalState"]);
 }
