@@ -19,7 +19,7 @@ pub struct CacheStats {
     pub hits: u64,
     /// Reads that needed it.
     pub misses: u64,
-    /// Bytes held, with the size of the entries' own structs.
+    /// Bytes held, with the entries' own structs, spare room and what the allocator keeps.
     pub bytes: u64,
 }
 
@@ -111,8 +111,10 @@ pub struct EntryCache {
 struct Ring {
     // Invariant: contiguous and ascending; reaches to the last entry of the log unless empty.
     entries: VecDeque<Entry>,
-    // Invariant: the sum of `cost` over `entries`.
-    bytes: u64,
+    // Invariant: the sum of `payload` over `entries`.
+    payload: u64,
+    // What the budget was told last: `bytes()` as it was then.
+    told: u64,
     // Only entries up to this index may leave: the log store has them.
     persisted: u64,
     hits: u64,
@@ -121,9 +123,17 @@ struct Ring {
     is_holder: bool,
 }
 
-/// What an entry counts for.
-fn cost(entry: &Entry) -> u64 {
-    (size_of::<Entry>() + entry.data.len() + entry.context.len()) as u64
+/// What the allocator keeps beside the bytes of an entry's data: its own header and rounding, and the
+/// count that clones of `Bytes` share.
+const ALLOCATION_BYTES: u64 = 48;
+
+/// What an entry holds outside its slot.
+fn payload(entry: &Entry) -> u64 {
+    let outside = |length: usize| match length {
+        0 => 0,
+        length => length as u64 + ALLOCATION_BYTES,
+    };
+    outside(entry.data.len()) + outside(entry.context.len())
 }
 
 // A panic while the lock is held leaves no broken invariant that a reader could act on: every method
@@ -139,39 +149,58 @@ impl Ring {
         self.entries.front().map(|e| e.index)
     }
 
-    /// Removes the oldest persisted entries: at least `wanted` bytes, while more than `floor` remain.
-    fn evict(&mut self, wanted: u64, floor: u64, budget: &CacheBudget) {
-        let before = self.bytes;
-        while before - self.bytes < wanted && self.bytes > floor {
-            match self.entries.front() {
-                Some(entry) if entry.index <= self.persisted => self.bytes -= cost(entry),
-                _ => break,
-            }
-            self.entries.pop_front();
-        }
-        self.settle(before, budget);
+    /// The bytes that it holds: every slot, used or not, and what the entries hold outside theirs.
+    fn bytes(&self) -> u64 {
+        (self.entries.capacity() * size_of::<Entry>()) as u64 + self.payload
     }
 
-    /// Tells the budget what has changed since `before`, and gives back memory that is not needed.
-    fn settle(&mut self, before: u64, budget: &CacheBudget) {
-        if self.bytes >= before {
-            budget
-                .used
-                .fetch_add(self.bytes - before, Ordering::Relaxed);
+    /// Room for `more` entries and an eighth to spare: doubling would double what counts.
+    fn reserve(&mut self, more: usize) {
+        let length = self.entries.len() + more;
+        if self.entries.capacity() < length {
+            self.entries.reserve_exact(more + length / 8);
+        }
+    }
+
+    fn pop_front(&mut self) {
+        if let Some(entry) = self.entries.pop_front() {
+            self.payload -= payload(&entry);
+        }
+    }
+
+    /// Removes the oldest persisted entries: at least `wanted` bytes, while more than `floor` remain.
+    fn evict(&mut self, wanted: u64, floor: u64, budget: &CacheBudget) {
+        let slot = size_of::<Entry>() as u64;
+        let (mut freed, before) = (0, self.bytes());
+        while freed < wanted && before - freed > floor {
+            match self.entries.front() {
+                Some(entry) if entry.index <= self.persisted => freed += slot + payload(entry),
+                _ => break,
+            }
+            self.pop_front();
+        }
+        self.settle(budget);
+    }
+
+    /// Gives back slots that are not needed, then tells the budget what has changed.
+    fn settle(&mut self, budget: &CacheBudget) {
+        let length = self.entries.len();
+        if self.entries.capacity() > length + length / 4 + 8 {
+            self.entries.shrink_to(length + length / 8);
+        }
+        let bytes = self.bytes();
+        if bytes >= self.told {
+            budget.used.fetch_add(bytes - self.told, Ordering::Relaxed);
         } else {
-            budget
-                .used
-                .fetch_sub(before - self.bytes, Ordering::Relaxed);
+            budget.used.fetch_sub(self.told - bytes, Ordering::Relaxed);
         }
-        if self.entries.capacity() > 4 * self.entries.len() + 16 {
-            self.entries.shrink_to(2 * self.entries.len());
-        }
+        self.told = bytes;
     }
 
     fn cut_from(&mut self, index: u64) {
         while self.entries.back().is_some_and(|e| e.index >= index) {
             if let Some(entry) = self.entries.pop_back() {
-                self.bytes -= cost(&entry);
+                self.payload -= payload(&entry);
             }
         }
         self.persisted = self.persisted.min(index.saturating_sub(1));
@@ -194,7 +223,6 @@ impl EntryCache {
     pub fn append(&self, entries: Vec<Entry>) {
         let Some(first) = entries.first() else { return };
         let mut ring = lock(&self.ring);
-        let before = ring.bytes;
         ring.cut_from(first.index);
         if let Some(last) = ring.entries.back() {
             assert_eq!(
@@ -203,9 +231,10 @@ impl EntryCache {
                 "entry cache: a hole before the appended entries"
             );
         }
-        ring.bytes += entries.iter().map(cost).sum::<u64>();
+        ring.payload += entries.iter().map(payload).sum::<u64>();
+        ring.reserve(entries.len());
         ring.entries.extend(entries);
-        ring.settle(before, &self.budget);
+        ring.settle(&self.budget);
         if !ring.is_holder {
             ring.is_holder = true;
             lock(&self.budget.holders).push_back(Arc::clone(&self.ring));
@@ -227,24 +256,19 @@ impl EntryCache {
     /// Drops the entries below `index` that are persisted: nobody is expected to ask for them.
     pub fn compact_to(&self, index: u64) {
         let mut ring = lock(&self.ring);
-        let before = ring.bytes;
-        while let Some(entry) = ring.entries.front() {
-            if entry.index >= index || entry.index > ring.persisted {
-                break;
-            }
-            ring.bytes -= cost(entry);
-            ring.entries.pop_front();
+        let last = ring.persisted.min(index.saturating_sub(1));
+        while ring.first_index().is_some_and(|first| first <= last) {
+            ring.pop_front();
         }
-        ring.settle(before, &self.budget);
+        ring.settle(&self.budget);
     }
 
     /// Drops everything, persisted or not: the log was replaced.
     pub fn clear(&self) {
         let mut ring = lock(&self.ring);
-        let before = ring.bytes;
         ring.entries.clear();
-        (ring.bytes, ring.persisted) = (0, 0);
-        ring.settle(before, &self.budget);
+        (ring.payload, ring.persisted) = (0, 0);
+        ring.settle(&self.budget);
     }
 
     /// The lowest index that is cached.
@@ -276,7 +300,7 @@ impl EntryCache {
         CacheStats {
             hits: ring.hits,
             misses: ring.misses,
-            bytes: ring.bytes,
+            bytes: ring.bytes(),
         }
     }
 }
@@ -340,8 +364,10 @@ mod tests {
         cache.append(entries(1..10, 8));
         cache.append(entries(4..6, 8));
         assert_eq!(indexes(cache.entries(1, 6, u64::MAX)), [1, 2, 3, 4, 5]);
-        let expected: u64 = entries(1..6, 8).iter().map(cost).sum();
-        assert_eq!(cache.stats().bytes, expected);
+        let payloads: u64 = entries(1..6, 8).iter().map(payload).sum();
+        let slots = 5 * size_of::<Entry>() as u64;
+        let bytes = cache.stats().bytes;
+        assert!((slots + payloads..=3 * slots + payloads).contains(&bytes));
     }
 
     #[test]
@@ -363,6 +389,7 @@ mod tests {
         assert!(cache.stats().bytes <= 1000);
         cache.compact_to(u64::MAX);
         assert_eq!((cache.first_index(), cache.stats().bytes), (None, 0));
+        assert_eq!(cache.budget.stats().bytes, 0);
     }
 
     #[test]
