@@ -381,13 +381,13 @@ mod tests {
 
     #[test]
     fn only_persisted_entries_leave() {
-        let cache = EntryCache::new(CacheBudget::new(2000));
-        cache.append(entries(1..21, 100));
+        let cache = EntryCache::new(CacheBudget::new(20_000));
+        cache.append(entries(1..201, 100));
         assert_eq!(cache.first_index(), Some(1), "nothing is persisted yet");
-        cache.set_persisted(10);
-        assert_eq!(cache.first_index(), Some(11));
-        cache.set_persisted(20);
-        assert!(cache.stats().bytes <= 2000);
+        cache.set_persisted(100);
+        assert_eq!(cache.first_index(), Some(101));
+        cache.set_persisted(200);
+        assert!(cache.stats().bytes <= 20_000);
         cache.compact_to(u64::MAX);
         assert_eq!((cache.first_index(), cache.stats().bytes), (None, 0));
         assert_eq!(cache.budget.stats().bytes, 0);
