@@ -186,7 +186,8 @@ impl Ring {
     /// Gives back slots that are not needed, then tells the budget what has changed.
     fn settle(&mut self, budget: &CacheBudget) {
         let length = self.entries.len();
-        if self.entries.capacity() > length + length / 4 + 4 {
+        let spare = if length == 0 { 0 } else { length / 4 + 4 };
+        if self.entries.capacity() > length + spare {
             self.entries.shrink_to(length + length / 8);
         }
         let bytes = self.bytes();
