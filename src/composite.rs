@@ -116,7 +116,7 @@ impl CompositeStorage {
         let (tasks, workers) = Workers::start(&log, &snapshots)?;
         let engines = Engines {
             tasks,
-            workers: Box::new(workers),
+            _workers: Box::new(workers),
             log,
             app,
             snapshots,
@@ -128,7 +128,7 @@ impl CompositeStorage {
                 gc: config.gc,
             },
             open_regions: Arc::new(OpenRegions::default()),
-            lock,
+            _lock: lock,
         };
         finish_removals(&engines)?;
         Ok(CompositeStorage {
@@ -144,7 +144,8 @@ impl CompositeStorage {
     /// removal, clear the keys of its whole range. Whoever hands out the ranges sees to that.
     ///
     /// # Errors
-    /// As [`PeerStorage::create`]; `InvalidArgument` if no peer is this node's.
+    /// `RegionExists`, `RegionTombstone` unless the peer is larger than the one that was removed,
+    /// `InvalidArgument` if the region cannot be, or no peer is this node's.
     pub fn create_region(&self, region: &Region) -> Result<PeerStorage> {
         let own = match &region.peers[..] {
             [peer] => Some(peer),
@@ -165,7 +166,7 @@ impl CompositeStorage {
     /// Creates a peer that knows nothing but its ids, and waits for a snapshot or for entries.
     ///
     /// # Errors
-    /// As [`PeerStorage::create_uninitialized`].
+    /// `RegionExists`, `RegionTombstone`, `InvalidArgument` if the peer id is 0.
     pub fn create_uninitialized(
         &self,
         region_id: impl Into<RegionId>,
@@ -177,7 +178,9 @@ impl CompositeStorage {
     /// Opens a region that is on this node.
     ///
     /// # Errors
-    /// As [`PeerStorage::open`].
+    /// `RegionNotFound`, `RegionTombstone`, `RegionOpen`; `Recovery` with what contradicts what, if the
+    /// stored states do; `Corruption` if one does not decode. Nothing has changed then, except that an
+    /// install may have come further and what a removed peer left was removed.
     pub fn open_region(&self, region_id: impl Into<RegionId>) -> Result<PeerStorage> {
         PeerStorage::open(&self.engines, region_id.into())
     }

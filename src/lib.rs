@@ -132,8 +132,8 @@ pub use error::{Error, RecoveryError, Result};
 pub use fs::{DiskFs, File, FileLock, FileSystem};
 pub use logger::raft_logger;
 pub use peer_storage::{
-    Engines, GcInput, GcPolicy, PeerStorage, RaftSnapshotData, SNAPSHOT_DATA_VERSION,
-    SNAPSHOT_TRANSITIONS, SnapshotState, Staged,
+    GcInput, GcPolicy, PeerStorage, RaftSnapshotData, SNAPSHOT_DATA_VERSION, SNAPSHOT_TRANSITIONS,
+    SnapshotState, Staged,
 };
 pub use proto::{
     INITIAL_INDEX, INITIAL_TERM, MergeState, Peer, PeerRole, PeerState, RaftApplyState,

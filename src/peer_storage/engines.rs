@@ -109,7 +109,7 @@ pub struct Engines {
     /// To the workers.
     pub tasks: TaskSenders,
     /// Dropped after the senders and before the stores: joins the workers.
-    pub workers: Box<dyn Any + Send + Sync>,
+    pub _workers: Box<dyn Any + Send + Sync>,
     /// The log of every region.
     pub log: Arc<dyn RaftLogStorage>,
     /// The data and the apply states.
@@ -123,7 +123,7 @@ pub struct Engines {
     /// The regions that have an owner.
     pub open_regions: Arc<OpenRegions>,
     /// Dropped last: the lock of the directory, where there is one.
-    pub lock: Option<Box<dyn Any + Send + Sync>>,
+    pub _lock: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl Engines {

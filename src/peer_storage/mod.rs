@@ -33,7 +33,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
-use raft::eraftpb::{ConfState, HardState};
+use raft::eraftpb::{ConfState, Entry, HardState};
 
 pub use engines::{Engines, NeededFiles, OpenRegions, Ownership, StorageOptions, TaskSenders};
 pub use fetch::FetchTask;
@@ -43,7 +43,7 @@ pub use snapshot::{SNAPSHOT_TRANSITIONS, SnapshotState, SnapshotTask};
 pub use snapshot_data::{RaftSnapshotData, SNAPSHOT_DATA_VERSION};
 pub use write::Staged;
 
-use crate::app_store::Keyspace;
+use crate::app_store::{ApplicationDataStorage, Keyspace};
 use crate::entry_cache::{CacheStats, EntryCache};
 use crate::error::{Error, Result};
 use crate::proto::{PeerState, RaftApplyState, RaftLocalState, Region, RegionLocalState};
@@ -190,9 +190,9 @@ impl PeerStorage {
         self.engines.app.get(Keyspace::Data, key)
     }
 
-    /// What the regions of the node share.
-    pub fn engines(&self) -> &Arc<Engines> {
-        &self.engines
+    /// The data of the node, for scans and views; every region's, not only this one's.
+    pub fn app(&self) -> &Arc<dyn ApplicationDataStorage> {
+        &self.engines.app
     }
 
     /// A `raft::Config` to start the `RawNode` with: the id of the peer and the durable applied index.
@@ -267,6 +267,20 @@ impl PeerStorage {
 /// The indexes `[low, high)`, for an error.
 fn shown(range: &Range<u64>) -> String {
     format!("[{}, {})", range.start, range.end)
+}
+
+/// Whether the indexes go up one by one from `first`.
+fn check_contiguous(region: RegionId, first: u64, entries: &[Entry]) -> Result<()> {
+    match (first..).zip(entries).find(|(index, e)| e.index != *index) {
+        None => Ok(()),
+        Some((expected, entry)) => {
+            let (got, expected) = (
+                format!("index {}", entry.index),
+                format!("index {expected}"),
+            );
+            Err(Error::invalid(region, "entries", got, expected))
+        }
+    }
 }
 
 impl std::fmt::Debug for PeerStorage {

@@ -33,7 +33,7 @@ impl PeerStorage {
     /// # Errors
     /// `RegionExists`, `RegionTombstone` unless `peer` is larger than the one that was removed,
     /// `InvalidArgument` if the region cannot be.
-    pub fn create(engines: &Arc<Engines>, region: &Region, peer: PeerId) -> Result<Self> {
+    pub(crate) fn create(engines: &Arc<Engines>, region: &Region, peer: PeerId) -> Result<Self> {
         let mut hard_state = HardState::default();
         (hard_state.term, hard_state.commit) = (INITIAL_TERM, INITIAL_INDEX);
         check_region(region, peer)?;
@@ -66,7 +66,7 @@ impl PeerStorage {
     ///
     /// # Errors
     /// As [`PeerStorage::create`].
-    pub fn create_uninitialized(
+    pub(crate) fn create_uninitialized(
         engines: &Arc<Engines>,
         region: RegionId,
         peer: PeerId,
@@ -95,7 +95,7 @@ impl PeerStorage {
     /// `RegionNotFound`, `RegionTombstone`, `RegionOpen`; `Recovery` with what contradicts what, if the
     /// stored states do; `Corruption` if one does not decode. Nothing has changed then, except that an
     /// install may have come further and what a removed peer left was removed.
-    pub fn open(engines: &Arc<Engines>, region: RegionId) -> Result<Self> {
+    pub(crate) fn open(engines: &Arc<Engines>, region: RegionId) -> Result<Self> {
         let ownership = engines.open_regions.acquire(region)?;
         let state = read_region(engines, region)?.ok_or(Error::RegionNotFound { region })?;
         if state.state == PeerState::Tombstone {

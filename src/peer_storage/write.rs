@@ -3,8 +3,8 @@
 use raft::Ready;
 use raft::eraftpb::{Entry, HardState};
 
-use super::PeerStorage;
 use super::install::Install;
+use super::{PeerStorage, check_contiguous};
 use crate::app_store::{AppBatch, Keyspace};
 use crate::error::{Error, Result};
 use crate::keys::region_key;
@@ -358,18 +358,4 @@ impl PeerStorage {
 
 fn writes_nothing(ready: &Ready) -> bool {
     ready.entries().is_empty() && ready.hs().is_none()
-}
-
-/// Whether the indexes go up one by one from `first`.
-pub(super) fn check_contiguous(region: RegionId, first: u64, entries: &[Entry]) -> Result<()> {
-    match (first..).zip(entries).find(|(index, e)| e.index != *index) {
-        None => Ok(()),
-        Some((expected, entry)) => {
-            let (got, expected) = (
-                format!("index {}", entry.index),
-                format!("index {expected}"),
-            );
-            Err(Error::invalid(region, "entries", got, expected))
-        }
-    }
 }

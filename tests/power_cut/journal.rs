@@ -45,7 +45,7 @@ pub fn observe(storage: &PeerStorage) -> Result<Seen> {
     let mut data = Data::new();
     let region = storage.region();
     if region.is_initialized() {
-        let app = &storage.engines().app;
+        let app = storage.app();
         app.scan(Keyspace::Data, &region.range(), &mut |key, value| {
             data.insert(key.to_vec(), value.to_vec());
             Ok(ControlFlow::Continue(()))
