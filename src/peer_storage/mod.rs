@@ -137,7 +137,8 @@ impl PeerStorage {
         &self.apply_state
     }
 
-    /// The state machine contains every entry up to this index, inclusive.
+    /// The state machine contains every entry up to this index, inclusive. While a snapshot is being
+    /// installed ([`SnapshotState::Applying`]) it is the snapshot's, whose data is not all there yet.
     pub fn applied_index(&self) -> u64 {
         self.apply_state.applied_index
     }
