@@ -16,6 +16,7 @@ use super::engine::{Engine, engine_error};
 use super::open::{self, IMPORT};
 use crate::app_store::{DataImport, ImportOrder, Keyspace};
 use crate::error::{Error, Result};
+use crate::fs::{DiskFs, FileSystem as _};
 use crate::types::{Durability, KeyRange};
 
 /// A table is closed when it has reached this size.
@@ -109,7 +110,7 @@ impl RocksImport {
 
     fn start_table(&mut self, keyspace: Keyspace) -> Result<OpenTable> {
         fs::create_dir_all(&self.staging).map_err(|e| Error::io("create", &self.staging, e))?;
-        open::sync_dir(self.engine.path())?;
+        DiskFs.sync_dir(self.engine.path())?;
         let path = self.staging.join(format!("{:06}.sst", self.tables.len()));
         let table = Table::try_new(self.options.clone(), |options| {
             let writer = SstFileWriter::create(options);
@@ -174,7 +175,7 @@ impl RocksImport {
         for (number, (keyspace, table)) in self.tables.iter().enumerate() {
             let in_doubt = self.in_doubt(number);
             fs::rename(table, &in_doubt).map_err(|e| Error::io("rename", table, e))?;
-            open::sync_dir(&self.engine.path().join(IMPORT))?;
+            DiskFs.sync_dir(&self.engine.path().join(IMPORT))?;
             let family = self.engine.family(self::number(*keyspace));
             self.engine.unless_poisoned("import into", |db| {
                 db.ingest_external_file_cf_opts(family, &options, vec![&in_doubt])

@@ -25,6 +25,7 @@ use rocksdb::{ColumnFamilyDescriptor, Options};
 use super::engine::{Db, engine_error};
 use super::{options::RocksOptions, wal};
 use crate::error::{Error, Result};
+use crate::fs::{DiskFs, FileSystem as _};
 use crate::keys::{FORMAT_KEY, FORMAT_VERSION};
 
 /// The file that says: what lies beside me was never handed to anybody. It is durable before the
@@ -81,7 +82,7 @@ pub(super) fn open(
                 path: dir.to_path_buf(),
             });
         }
-        create_dirs(dir)?;
+        DiskFs.create_dir_all(dir)?;
     }
     let lock = DirLock::take(dir)?;
     let names = names_in(dir)?;
@@ -112,10 +113,10 @@ fn create(dir: &Path, mut database: Options, layout: &Layout<'_>) -> Result<Db> 
     let marker = dir.join(CREATING);
     let file = File::create(&marker).map_err(|e| Error::io("create", &marker, e))?;
     file.sync_all().map_err(|e| Error::io("sync", &marker, e))?;
-    sync_dir(dir)?;
+    DiskFs.sync_dir(dir)?;
     // RocksDB syncs the directory's content, but never its name in the parent.
     if let Some(parent) = absolute(dir)?.parent() {
-        sync_dir(parent)?;
+        DiskFs.sync_dir(parent)?;
     }
     database.create_if_missing(true);
     database.create_missing_column_families(true);
@@ -123,7 +124,7 @@ fn create(dir: &Path, mut database: Options, layout: &Layout<'_>) -> Result<Db> 
         .map_err(|e| open_error(dir, e))?;
     put_format(&db, dir, layout.format_family)?;
     fs::remove_file(&marker).map_err(|e| Error::io("remove", &marker, e))?;
-    sync_dir(dir)?;
+    DiskFs.sync_dir(dir)?;
     Ok(db)
 }
 
@@ -143,7 +144,7 @@ fn open_existing(dir: &Path, database: &Options, layout: &Layout<'_>) -> Result<
             linked
                 .and_then(|()| fs::hard_link(&table, &missing))
                 .map_err(|e| Error::io("put back", &missing, e))?;
-            sync_dir(dir)?;
+            DiskFs.sync_dir(dir)?;
             opened = open();
             if opened.is_ok() {
                 break;
@@ -201,7 +202,7 @@ fn remove_unfinished(dir: &Path, names: &BTreeSet<String>) -> Result<()> {
         let path = dir.join(name);
         fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
     }
-    sync_dir(dir)
+    DiskFs.sync_dir(dir)
 }
 
 /// Whether a new RocksDB makes files with such a name.
@@ -324,33 +325,8 @@ fn names_in(dir: &Path) -> Result<BTreeSet<String>> {
         .collect()
 }
 
-/// Creates `dir` and the directories above it that are missing, each made durable in its parent.
-fn create_dirs(dir: &Path) -> Result<()> {
-    let dir = absolute(dir)?;
-    let missing: Vec<&Path> = dir.ancestors().take_while(|path| !path.exists()).collect();
-    for path in missing.into_iter().rev() {
-        match fs::create_dir(path) {
-            Err(e) if e.kind() != ErrorKind::AlreadyExists => {
-                return Err(Error::io("create", path, e));
-            }
-            _ => {}
-        }
-        sync_dir(path)?;
-        if let Some(parent) = path.parent() {
-            sync_dir(parent)?;
-        }
-    }
-    Ok(())
-}
-
 fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|e| Error::io("find", path, e))
-}
-
-/// Makes the names in a directory durable.
-pub(super) fn sync_dir(dir: &Path) -> Result<()> {
-    let synced = File::open(dir).and_then(|file| file.sync_all());
-    synced.map_err(|e| Error::io("sync", dir, e))
 }
 
 /// Removes a directory that need not exist.
