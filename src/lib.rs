@@ -116,6 +116,7 @@ pub mod snapshot_dir;
 mod snapshot_format;
 mod snapshot_store;
 mod state_machine;
+mod transport;
 mod types;
 mod workers;
 
@@ -145,6 +146,9 @@ pub use snapshot_store::{
     SnapshotReader, SnapshotReceiver, SnapshotVerdict, SnapshotWriter,
 };
 pub use state_machine::{ApplyBatch, StateMachine};
+pub use transport::{
+    Inbox, PeerBody, PeerMessage, Placement, RegionReport, StoreMessage, Transport,
+};
 pub use types::{Durability, KeyRange, LogPosition, PeerId, RegionId};
 
 /// Compiles and runs the readme's program.
