@@ -112,6 +112,7 @@ mod raft_log;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
 mod size;
+mod snapshot_data;
 pub mod snapshot_dir;
 mod snapshot_format;
 mod snapshot_store;
@@ -133,21 +134,22 @@ pub use error::{Error, RecoveryError, Result};
 pub use fs::{DiskFs, File, FileLock, FileSystem};
 pub use logger::raft_logger;
 pub use peer_storage::{
-    GcInput, GcPolicy, PeerStorage, RaftSnapshotData, SNAPSHOT_DATA_VERSION, SNAPSHOT_TRANSITIONS,
-    SnapshotState, Staged,
+    GcInput, GcPolicy, PeerStorage, SNAPSHOT_TRANSITIONS, SnapshotState, Staged,
 };
 pub use proto::{
     INITIAL_INDEX, INITIAL_TERM, MergeState, Peer, PeerRole, PeerState, RaftApplyState,
     RaftLocalState, RaftTruncatedState, Region, RegionEpoch, RegionLocalState, StoreIdent,
 };
 pub use raft_log::{LogBatch, LogOp, LogStats, RaftLogStorage};
+pub use snapshot_data::{RaftSnapshotData, SNAPSHOT_DATA_VERSION};
 pub use snapshot_store::{
     RaftSnapshotStorage, SnapshotFile, SnapshotId, SnapshotInfo, SnapshotKey, SnapshotMeta,
     SnapshotReader, SnapshotReceiver, SnapshotVerdict, SnapshotWriter,
 };
 pub use state_machine::{ApplyBatch, StateMachine};
 pub use transport::{
-    Inbox, PeerBody, PeerMessage, Placement, RegionReport, StoreMessage, Transport,
+    ENTRIES_MAX, Inbox, MessageError, PeerBody, PeerMessage, Placement, RegionReport, StoreMessage,
+    Transport,
 };
 pub use types::{Durability, KeyRange, LogPosition, PeerId, RegionId};
 

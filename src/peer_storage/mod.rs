@@ -40,7 +40,6 @@ pub use fetch::FetchTask;
 pub use gc::{GcInput, GcPolicy};
 pub use open::{finish_removals, regions};
 pub use snapshot::{SNAPSHOT_TRANSITIONS, SnapshotState, SnapshotTask};
-pub use snapshot_data::{RaftSnapshotData, SNAPSHOT_DATA_VERSION};
 pub use write::Staged;
 
 use crate::app_store::{ApplicationDataStorage, Keyspace};

@@ -1,8 +1,12 @@
-//! The seam between the stores of a cluster: messages, and the files of snapshots. Uses: types, proto,
-//! snapshot_store, error.
+//! The seam between the stores of a cluster: messages and their bytes, and the files of snapshots.
+//! Uses: types, proto, snapshot_store, error. Never does I/O.
 //!
 //! raft needs little of a network: messages may be lost, delayed, doubled and reordered, and nothing
 //! breaks but time. What it must not do is mix clusters up or change a byte, which is the transport's.
+
+mod wire;
+
+use std::sync::Arc;
 
 use raft::eraftpb::Message;
 
@@ -11,7 +15,7 @@ use crate::proto::{Peer, RegionEpoch};
 use crate::snapshot_store::{RaftSnapshotStorage, SnapshotKey};
 use crate::types::{KeyRange, PeerId, RegionId};
 
-use std::sync::Arc;
+pub use wire::{ENTRIES_MAX, MessageError};
 
 /// What one peer of a region says to another.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,7 +37,8 @@ pub struct PeerMessage {
 /// The content of a [`PeerMessage`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum PeerBody {
-    /// raft's own. Its `from` and `to` are the ids of the peers.
+    /// raft's own. Its `to` is the id of the peer that it is for; its `from` is another peer's than the
+    /// sender's where raft forwards (a proposal, a read, a transfer of the lead).
     Raft(Message),
     /// Whoever hears this was removed from its region, or its region was merged away, and does not know
     /// it. `epoch` of the message is where that had happened or was passed.
@@ -143,3 +148,6 @@ pub struct RegionReport {
     /// The leader's term.
     pub term: u64,
 }
+
+#[cfg(test)]
+mod tests;
