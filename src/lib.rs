@@ -107,6 +107,7 @@ mod logger;
 pub mod memory;
 mod node_dir;
 mod peer_storage;
+mod placement;
 mod proto;
 mod raft_log;
 #[cfg(feature = "rocksdb")]
@@ -117,6 +118,7 @@ pub mod snapshot_dir;
 mod snapshot_format;
 mod snapshot_store;
 mod state_machine;
+pub mod tcp;
 mod transport;
 mod types;
 mod workers;
@@ -136,6 +138,7 @@ pub use logger::raft_logger;
 pub use peer_storage::{
     GcInput, GcPolicy, PeerStorage, SNAPSHOT_TRANSITIONS, SnapshotState, Staged,
 };
+pub use placement::StaticPlacement;
 pub use proto::{
     INITIAL_INDEX, INITIAL_TERM, MergeState, Peer, PeerRole, PeerState, RaftApplyState,
     RaftLocalState, RaftTruncatedState, Region, RegionEpoch, RegionLocalState, StoreIdent,

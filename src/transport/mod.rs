@@ -69,7 +69,7 @@ pub enum StoreMessage {
 }
 
 /// Where a transport hands over what comes in. Its calls return at once, except
-/// [`Inbox::accepts_snapshot`].
+/// [`Inbox::accepts_snapshot`]. They come from the transport's threads, and from those that send.
 pub trait Inbox: Send + Sync {
     /// A message from the store `from`, whose identity the transport has checked.
     fn message(&self, from: u64, message: StoreMessage);
@@ -81,7 +81,8 @@ pub trait Inbox: Send + Sync {
     fn snapshot_sent(&self, region: RegionId, peer: PeerId, arrived: bool);
 
     /// Asked before the file of a snapshot is taken in: whether there is a peer that wants it. May wait
-    /// for the store, so it is called on a thread of the transport's that nobody else waits for.
+    /// for the store, so it is called on a thread of the transport's that nobody else waits for; but
+    /// [`Transport::stop`] waits for it, so it has to return when the store is stopped.
     ///
     /// # Errors
     /// `SnapshotRefused` with the reason: the sender is told, and not a byte is read.
@@ -98,17 +99,21 @@ pub trait Transport: Send + Sync {
     fn start(&self, inbox: Arc<dyn Inbox>, snapshots: Arc<dyn RaftSnapshotStorage>) -> Result<()>;
 
     /// Queues `message` for the store `to`, and never waits. What cannot be sent is dropped, and
-    /// reported by [`Inbox::unreachable`] if it was a peer's.
+    /// reported by [`Inbox::unreachable`] if it was a peer's: at least once for each peer while the
+    /// store is not reached. A snapshot that travels inside its message is reported as one of
+    /// [`Transport::send_snapshot`].
     fn send(&self, to: u64, message: StoreMessage);
 
     /// Queues the snapshot in `message`, whose file is `key` in the node's snapshots: the file first,
-    /// by a way of its own, then the message. The outcome goes to [`Inbox::snapshot_sent`].
+    /// by a way of its own, then the message. One whose file travels inside goes as any message. The
+    /// outcome goes to [`Inbox::snapshot_sent`], once, whatever happens.
     fn send_snapshot(&self, to: u64, message: PeerMessage, key: SnapshotKey);
 
     /// Sends what was queued since the last call. One that sends at once need not do anything.
     fn flush(&self) {}
 
-    /// Ends every connection and thread; nothing goes to the inbox after it returned.
+    /// Ends every connection and thread; nothing goes to the inbox after it returned, and snapshots
+    /// that were still on their way were reported as lost. Not to be called by the inbox.
     fn stop(&self);
 }
 
