@@ -254,7 +254,7 @@ pub fn write_snapshot(store: &dyn RaftSnapshotStorage, region: u64, bytes: usize
         region,
     };
     let mut writer = store.create(meta).unwrap();
-    let content: Vec<u8> = (0..bytes).map(|at| (at * at >> 7) as u8).collect();
+    let content: Vec<u8> = (0..bytes).map(|at| ((at * at) >> 7) as u8).collect();
     writer.write_all(&content).unwrap();
     writer.commit().unwrap()
 }
