@@ -345,6 +345,15 @@ pub enum Error {
         /// Which one.
         worker: &'static str,
     },
+    /// Code that a background worker called panicked: a backend's, or a state machine's. The worker
+    /// goes on with other work.
+    #[error("the {worker} worker panicked: {message}; this is a bug, report it")]
+    WorkerPanicked {
+        /// Which one.
+        worker: &'static str,
+        /// What the panic said.
+        message: String,
+    },
 }
 
 /// How the stored states of a region contradict each other. Each names a rule of
@@ -503,6 +512,20 @@ impl Error {
             expected: expected.into(),
         }
     }
+}
+
+/// Does a piece of a worker's work. A panic in it becomes an error, so that it ends neither the worker nor
+/// what other regions wait for. What `work` changes must not be used any more after a panic.
+pub(crate) fn catch_panic<T>(worker: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let message = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+            (Some(text), _) => (*text).to_string(),
+            (_, Some(text)) => text.clone(),
+            _ => "(no text)".to_string(),
+        };
+        tracing::error!(worker, message, "a worker panicked");
+        Err(Error::WorkerPanicked { worker, message })
+    })
 }
 
 /// For the streams of [`std::io`]: the kind that fits, with the error itself inside, which

@@ -150,6 +150,7 @@ pub use transport::{
     Inbox, PeerBody, PeerMessage, Placement, RegionReport, StoreMessage, Transport,
 };
 pub use types::{Durability, KeyRange, LogPosition, PeerId, RegionId};
+pub use workers::SteppedWorkers;
 
 /// Compiles and runs the readme's program.
 #[cfg(doctest)]

@@ -3,20 +3,37 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `open` | creates, opens and destroys a region; `recovery` holds the rules that an open checks |
+//! | `create` | a region begins; `split` makes one of a part of its neighbour |
+//! | `open` | a region is found again; `recovery` holds the rules that an open checks |
+//! | `destroy` | a region ends, here or on another thread |
 //! | `read` | `raft::Storage` |
-//! | `write` | entries, hard state, compaction |
+//! | `write` | entries, hard state |
 //! | `apply` | the data, the applied index and the configuration |
+//! | `applied` | what was applied on another thread, taken over |
+//! | `compact` | the front of the log goes; `gc` is the policy |
 //! | `snapshot` | the snapshot to send: its state, its worker's task |
-//! | `install` | the snapshot that came: replaces log, data and configuration |
+//! | `install` | the snapshot that came: replaces log, data and configuration; `install_task` on another thread |
 //! | `fetch` | cold entries, read by a worker |
-//! | `gc` | the policy of log compaction |
 
+#[allow(
+    dead_code,
+    reason = "the driver of many regions, which comes next, uses it"
+)]
+mod applied;
 mod apply;
+mod clock;
+mod compact;
+mod create;
+mod destroy;
 mod engines;
 mod fetch;
 mod gc;
 mod install;
+#[allow(
+    dead_code,
+    reason = "the driver of many regions, which comes next, uses it"
+)]
+mod install_task;
 mod log_bytes;
 mod open;
 mod read;
@@ -24,6 +41,11 @@ mod recovery;
 mod snapshot;
 mod snapshot_content;
 mod snapshot_data;
+#[allow(
+    dead_code,
+    reason = "the driver of many regions, which comes next, uses it"
+)]
+mod split;
 mod term_runs;
 #[cfg(test)]
 mod tests;
@@ -35,12 +57,36 @@ use std::sync::Arc;
 
 use raft::eraftpb::{ConfState, Entry, HardState};
 
-pub use engines::{Engines, NeededFiles, OpenRegions, Ownership, StorageOptions, TaskSenders};
+#[allow(
+    unused_imports,
+    reason = "the driver of many regions, which comes next, uses it"
+)]
+pub use applied::{AppliedStates, next_apply_state};
+pub use clock::Clock;
+#[allow(
+    unused_imports,
+    reason = "the driver of many regions, which comes next, uses it"
+)]
+pub(crate) use destroy::{DestroyTask, Leaves, tombstone_ops};
+pub use destroy::{finish_removals, tombstones};
+pub use engines::{
+    Engines, NeededFiles, OpenRegions, Ownership, StorageOptions, TaskSenders, WakeUp, Waker,
+};
 pub use fetch::FetchTask;
 pub use gc::{GcInput, GcPolicy};
-pub use open::{finish_removals, regions};
+#[allow(
+    unused_imports,
+    reason = "the driver of many regions, which comes next, uses it"
+)]
+pub use install_task::{InstallTask, Installed};
+pub use open::{read_region, regions};
 pub use snapshot::{SNAPSHOT_TRANSITIONS, SnapshotState, SnapshotTask};
 pub use snapshot_data::{RaftSnapshotData, SNAPSHOT_DATA_VERSION};
+#[allow(
+    unused_imports,
+    reason = "the driver of many regions, which comes next, uses it"
+)]
+pub(crate) use split::NewRegion;
 pub use write::Staged;
 
 use crate::app_store::{ApplicationDataStorage, Keyspace};
@@ -93,7 +139,7 @@ pub struct PeerStorage {
     // Most regions never fetch: nothing is allocated for them.
     fetches: RefCell<Option<Box<Fetches>>>,
     // Declared last, so that it is let go of last.
-    _ownership: Ownership,
+    ownership: Arc<Ownership>,
 }
 
 impl PeerStorage {
