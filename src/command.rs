@@ -122,20 +122,6 @@ pub struct RollbackMerge {
     pub commit: u64,
 }
 
-impl AdminCommand {
-    /// For an error or a log line.
-    pub fn name(&self) -> &'static str {
-        match self {
-            AdminCommand::ChangePeers(_) => "change of peers",
-            AdminCommand::Split(_) => "split",
-            AdminCommand::CompactLog(_) => "log compaction",
-            AdminCommand::PrepareMerge(_) => "preparation of a merge",
-            AdminCommand::CommitMerge(_) => "merge",
-            AdminCommand::RollbackMerge(_) => "rollback of a merge",
-        }
-    }
-}
-
 impl EntryHeader {
     /// Of an entry with the user's bytes.
     pub fn data(version: u64) -> Self {

@@ -298,14 +298,18 @@ pub enum Error {
         current: Box<Region>,
     },
     /// Another entry took the place of the proposal in the log: it was not and will not be applied.
-    #[error("region {region}: the proposal was replaced by another leader's entry; propose it again")]
+    #[error(
+        "region {region}: the proposal was replaced by another leader's entry; propose it again"
+    )]
     ProposalDropped {
         /// The region.
         region: RegionId,
     },
     /// Whether the proposal was or will be applied cannot be told here any more: a snapshot or the end
     /// of the peer covers it.
-    #[error("region {region}: it is not known whether the proposal was applied; read before it is repeated")]
+    #[error(
+        "region {region}: it is not known whether the proposal was applied; read before it is repeated"
+    )]
     Uncertain {
         /// The region.
         region: RegionId,

@@ -93,6 +93,7 @@
 #![deny(missing_docs)]
 
 mod app_store;
+mod command;
 mod composite;
 mod conf;
 mod config;
@@ -106,9 +107,11 @@ pub mod keys;
 mod logger;
 pub mod memory;
 mod node_dir;
+mod peer;
 mod peer_storage;
 mod proto;
 mod raft_log;
+mod reader;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
 mod size;
@@ -116,6 +119,8 @@ pub mod snapshot_dir;
 mod snapshot_format;
 mod snapshot_store;
 mod state_machine;
+mod store;
+mod ticket;
 mod transport;
 mod types;
 mod workers;
@@ -141,11 +146,16 @@ pub use proto::{
     RaftLocalState, RaftTruncatedState, Region, RegionEpoch, RegionLocalState, StoreIdent,
 };
 pub use raft_log::{LogBatch, LogOp, LogStats, RaftLogStorage};
+pub use reader::Reader;
 pub use snapshot_store::{
     RaftSnapshotStorage, SnapshotFile, SnapshotId, SnapshotInfo, SnapshotKey, SnapshotMeta,
     SnapshotReader, SnapshotReceiver, SnapshotVerdict, SnapshotWriter,
 };
 pub use state_machine::{ApplyBatch, StateMachine};
+pub use store::{
+    ChangePeer, RegionStage, RegionStatus, SteppedStore, Store, StoreOptions, StorePart, StoreStats,
+};
+pub use ticket::Ticket;
 pub use transport::{
     Inbox, PeerBody, PeerMessage, Placement, RegionReport, StoreMessage, Transport,
 };

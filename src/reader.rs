@@ -51,8 +51,7 @@ impl Reader {
 
     fn check(&self, range: &KeyRange, key: &[u8]) -> Result<()> {
         let own = self.region.region.range();
-        let ends_inside =
-            own.end.is_empty() || (!range.end.is_empty() && range.end <= own.end);
+        let ends_inside = own.end.is_empty() || (!range.end.is_empty() && range.end <= own.end);
         if own.contains(&range.start) && ends_inside {
             return Ok(());
         }
@@ -66,6 +65,8 @@ impl Reader {
 
 impl std::fmt::Debug for Reader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reader").field("region", &self.region.region.id).finish_non_exhaustive()
+        f.debug_struct("Reader")
+            .field("region", &self.region.region.id)
+            .finish_non_exhaustive()
     }
 }

@@ -7,7 +7,7 @@
 use raft::eraftpb::Message;
 
 use crate::error::Result;
-use crate::proto::{Peer, RegionEpoch};
+use crate::proto::{Peer, Region, RegionEpoch};
 use crate::snapshot_store::{RaftSnapshotStorage, SnapshotKey};
 use crate::types::{KeyRange, PeerId, RegionId};
 
@@ -37,7 +37,10 @@ pub enum PeerBody {
     Raft(Message),
     /// Whoever hears this was removed from its region, or its region was merged away, and does not know
     /// it. `epoch` of the message is where that had happened or was passed.
-    Gone,
+    Gone {
+        /// The region that has taken it in, as it was before, if it ended by a merge.
+        into: Option<Region>,
+    },
     /// The leader goes to sleep with everything replicated up to the commit; the follower may, too, if
     /// it has the same term and commit.
     Sleep {
@@ -137,7 +140,7 @@ pub trait Placement: Send + Sync {
 #[derive(Clone, Debug, PartialEq)]
 pub struct RegionReport {
     /// Its range, epoch and peers.
-    pub region: crate::proto::Region,
+    pub region: Region,
     /// The leader.
     pub leader: Peer,
     /// The leader's term.

@@ -59,7 +59,10 @@ impl Peer {
         }
         if message.term > TERM_MAX || message.index > INDEX_MAX || message.commit > INDEX_MAX {
             let (term, index) = (message.term, message.index);
-            return refuse("number", format!("term {term}, index {index}: near the end"));
+            return refuse(
+                "number",
+                format!("term {term}, index {index}: near the end"),
+            );
         }
         match kind {
             MessageType::MsgAppend => self.check_append(message),
@@ -90,7 +93,10 @@ impl Peer {
         let other = raft.leader_id != 0 && raft.leader_id != message.from;
         if raft.state == StateRole::Leader || other {
             let (from, leader, term) = (message.from, raft.leader_id, raft.term);
-            return refuse("leader", format!("peer {from} leads term {term}, as does {leader}"));
+            return refuse(
+                "leader",
+                format!("peer {from} leads term {term}, as does {leader}"),
+            );
         }
         Ok(())
     }
@@ -102,7 +108,10 @@ impl Peer {
         self.check_one_leader(message)?;
         if message.log_term > message.term {
             let (log_term, term) = (message.log_term, message.term);
-            return refuse("term", format!("log term {log_term} in an append of term {term}"));
+            return refuse(
+                "term",
+                format!("log term {log_term} in an append of term {term}"),
+            );
         }
         let mut before = message.log_term;
         for (entry, index) in message.entries.iter().zip(message.index + 1..) {
@@ -112,7 +121,10 @@ impl Peer {
             }
             if entry.term < before || entry.term > message.term {
                 let (got, term) = (entry.term, message.term);
-                return refuse("entries", format!("term {got} at {index} behind {before}, in {term}"));
+                return refuse(
+                    "entries",
+                    format!("term {got} at {index} behind {before}, in {term}"),
+                );
             }
             before = entry.term;
         }
@@ -131,7 +143,10 @@ impl Peer {
             && log.term(message.index).is_ok_and(|t| t != message.log_term)
         {
             let (index, got) = (message.index, message.log_term);
-            return refuse("committed", format!("term {got} at {index}, which is committed"));
+            return refuse(
+                "committed",
+                format!("term {got} at {index}, which is committed"),
+            );
         }
         Ok(())
     }
@@ -144,7 +159,10 @@ impl Peer {
         let last = self.raft.raft.raft_log.last_index();
         if message.commit > last {
             let commit = message.commit;
-            return refuse("commit", format!("commit {commit} beyond the last index {last}"));
+            return refuse(
+                "commit",
+                format!("commit {commit} beyond the last index {last}"),
+            );
         }
         Ok(())
     }
@@ -154,7 +172,10 @@ impl Peer {
         let current = message.term == self.raft.raft.term && self.is_leader();
         if current && !message.reject && message.index > last {
             let index = message.index;
-            return refuse("response", format!("acknowledges {index}, the log ends at {last}"));
+            return refuse(
+                "response",
+                format!("acknowledges {index}, the log ends at {last}"),
+            );
         }
         Ok(())
     }
@@ -188,14 +209,20 @@ impl Peer {
     fn check_snapshot_region(&self, theirs: &crate::proto::Region) -> Checked {
         let region = self.region_id();
         if theirs.id != region.0 {
-            return refuse("snapshot", format!("it is of region {}, this is {region}", theirs.id));
+            return refuse(
+                "snapshot",
+                format!("it is of region {}, this is {region}", theirs.id),
+            );
         }
         if theirs.range().is_empty() || !theirs.is_initialized() {
             return refuse("snapshot", format!("its range is {}", theirs.range()));
         }
         let (got, own) = (theirs.region_epoch, self.region().region_epoch);
         if got.version < own.version {
-            return refuse("snapshot epoch", format!("{got:?}, this peer is at {own:?}"));
+            return refuse(
+                "snapshot epoch",
+                format!("{got:?}, this peer is at {own:?}"),
+            );
         }
         Ok(())
     }

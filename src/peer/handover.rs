@@ -23,6 +23,7 @@ pub(super) struct Handover {
     handed: u64,
     barrier: Barrier,
     begun: bool,
+    failed: bool,
     // Since somebody last looked.
     written_bytes: u64,
 }
@@ -66,9 +67,17 @@ impl Handover {
         (self.handed, self.barrier) = (index, Barrier::None);
     }
 
-    /// Whether everything that is committed here is applied.
-    pub fn is_idle(&self, applied: u64) -> bool {
-        self.waiting.is_empty() && self.handed == applied
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// The applier does nothing for it any more.
+    pub fn fail(&mut self) {
+        self.failed = true;
+    }
+
+    pub fn has_failed(&self) -> bool {
+        self.failed
     }
 
     pub fn is_blocked(&self) -> bool {
@@ -99,7 +108,11 @@ impl Peer {
     pub(super) fn hand_over(&mut self, out: &mut Outbox) {
         let handover = &mut self.handover;
         if handover.barrier == Barrier::None {
-            let plain = handover.waiting.iter().take_while(|e| !Handover::is_admin(e)).count();
+            let plain = handover
+                .waiting
+                .iter()
+                .take_while(|e| !Handover::is_admin(e))
+                .count();
             if plain > 0 {
                 let entries: Vec<Entry> = handover.waiting.drain(..plain).collect();
                 self.hand_entries(entries, out);
@@ -125,7 +138,11 @@ impl Peer {
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
             return;
         };
-        assert_eq!(first.index, self.handover.handed + 1, "entries are handed over in order");
+        assert_eq!(
+            first.index,
+            self.handover.handed + 1,
+            "entries are handed over in order"
+        );
         let last = last.index;
         let proposals = self.proposals.take_through(last);
         self.proposals.drop_admin_through(last, self.key.region);
@@ -174,7 +191,11 @@ impl Peer {
 
     /// Hands over what the admin entry at the front does.
     pub fn hand_admin(&mut self, work: crate::workers::AdminWork, out: &mut Outbox) {
-        assert_eq!(self.handover.barrier, Barrier::Asked, "one admin entry at a time");
+        assert_eq!(
+            self.handover.barrier,
+            Barrier::Asked,
+            "one admin entry at a time"
+        );
         let entry = self.handover.waiting.pop_front();
         assert_eq!(entry.map(|e| e.index), Some(work.position.index));
         self.begin(out);
@@ -199,6 +220,16 @@ impl Peer {
             self.handover.barrier = Barrier::None;
         }
         done
+    }
+
+    /// Whether an admin entry has its turn and was not handed over yet: it waits for another region.
+    pub fn waits_at_admin(&self) -> bool {
+        self.handover.barrier == Barrier::Asked
+    }
+
+    /// The applier has stopped the region.
+    pub fn applier_failed(&mut self) {
+        self.handover.fail();
     }
 
     /// The bytes that were written since this was last asked.

@@ -8,7 +8,9 @@
 //! | `propose` | proposals, gathered and proposed together |
 //! | `reads` | linearizable reads by read index |
 //! | `check` | what a message must satisfy before raft sees it |
-//! | `send` | messages on their way out |
+//! | `send` | messages on their way out, and in |
+//! | `transfer` | leadership that is handed over |
+//! | `merging` | what a merge needs of a source's log |
 //! | `sleep` | ticks, and the sleep of a region that has nothing to do |
 //!
 //! raft-rs decides what is right; the order in which it is told is this module's work. The order is that
@@ -16,34 +18,36 @@
 
 mod check;
 mod handover;
+mod merging;
 mod propose;
 mod reads;
 mod ready;
 mod send;
 mod sleep;
-#[cfg(test)]
-mod tests;
+mod transfer;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use raft::eraftpb::Message;
 use raft::{RawNode, Ready, StateRole};
 
 pub use check::Refusal;
-pub use handover::AdminEntry;
-pub use propose::{AdminWait, ProposeData};
+pub use handover::{AdminEntry, Machines};
+pub use propose::ProposeData;
 
 use crate::error::{Error, Result};
 use crate::peer_storage::{PeerStorage, Staged};
 use crate::proto::{Peer as PeerMeta, PeerState, Region};
 use crate::raft_log::LogBatch;
 use crate::transport::PeerMessage;
-use crate::types::{PeerId, RegionId};
+use crate::types::{LogPosition, PeerId, RegionId};
 use crate::workers::{ApplyTask, PeerKey, SlowTask, WriteTask};
 use handover::Handover;
 use propose::Proposals;
 use reads::Reads;
 use sleep::Rest;
+use transfer::Transfer;
 
 /// What a peer is driven with, the same for all of a store.
 #[derive(Clone, Debug)]
@@ -79,7 +83,6 @@ impl Default for PeerOptions {
 }
 
 /// What the peers of a store want done; filled by all of them, emptied by the store.
-#[derive(Default)]
 pub struct Outbox {
     /// For the log.
     pub write: WriteTask,
@@ -95,6 +98,27 @@ pub struct Outbox {
     pub admin: Vec<PeerKey>,
     /// Peers whose region, role or leader has changed.
     pub changed: Vec<PeerKey>,
+    /// Makes the state machines.
+    pub machines: Arc<Machines>,
+    /// The store that they all live on.
+    pub store_id: u64,
+}
+
+impl Outbox {
+    /// An empty one.
+    pub fn new(store_id: u64, machines: Arc<Machines>) -> Self {
+        Outbox {
+            write: WriteTask::default(),
+            apply: Vec::new(),
+            slow: Vec::new(),
+            messages: Vec::new(),
+            snapshots: Vec::new(),
+            admin: Vec::new(),
+            changed: Vec::new(),
+            machines,
+            store_id,
+        }
+    }
 }
 
 /// How a peer stands.
@@ -105,7 +129,7 @@ pub enum Stage {
     /// A snapshot is being installed: raft is not touched until it is done.
     Installing(Box<Installing>),
     /// It goes as soon as nothing of it is being written.
-    Leaving(Leave),
+    Leaving,
     /// It cannot go on.
     Stopped(String),
 }
@@ -115,15 +139,6 @@ pub enum Stage {
 pub struct Installing {
     ready: Ready,
     messages: Vec<Message>,
-}
-
-/// Why a peer goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leave {
-    /// It was removed from its region: what it holds goes.
-    Removed,
-    /// Its data belongs to the region that has taken it in.
-    Merged,
 }
 
 /// Writes that are on their way to the disk.
@@ -142,7 +157,7 @@ struct InFlight {
 pub struct Peer {
     key: PeerKey,
     raft: RawNode<PeerStorage>,
-    options: std::sync::Arc<PeerOptions>,
+    options: Arc<PeerOptions>,
     stage: Stage,
     // Invariant: ascending by number; number <= up_to < the next one's number.
     in_flight: VecDeque<InFlight>,
@@ -154,8 +169,14 @@ pub struct Peer {
     snapshot: Option<Box<Message>>,
     // Where peers live that the region does not name (any more, or yet).
     known: Vec<PeerMeta>,
+    // What the store was last told.
     leader: u64,
     role: StateRole,
+    transfer: Option<Transfer>,
+    // It was offered a snapshot that cannot be installed yet: it will not get on by its log.
+    obstructed: bool,
+    // The last merge that was proposed here.
+    merge_proposed: LogPosition,
 }
 
 impl Peer {
@@ -166,7 +187,7 @@ impl Peer {
     pub fn new(
         key: PeerKey,
         storage: PeerStorage,
-        options: std::sync::Arc<PeerOptions>,
+        options: Arc<PeerOptions>,
         nonce: u64,
     ) -> Result<Self> {
         let config = raft::Config {
@@ -175,7 +196,6 @@ impl Peer {
             max_size_per_msg: options.message_bytes_max,
             max_inflight_msgs: options.inflight_messages_max,
             max_committed_size_per_ready: COMMITTED_BYTES_MAX,
-            disable_proposal_forwarding: true,
             ..storage.raft_config()
         };
         let region = key.region;
@@ -197,6 +217,9 @@ impl Peer {
             known: Vec::new(),
             leader: 0,
             role: StateRole::Follower,
+            transfer: None,
+            obstructed: false,
+            merge_proposed: LogPosition::default(),
         })
     }
 
@@ -223,11 +246,6 @@ impl Peer {
     /// The storage.
     pub fn storage(&self) -> &PeerStorage {
         self.raft.store()
-    }
-
-    /// The storage, to be changed as an admin entry wants it.
-    pub fn storage_mut(&mut self) -> &mut PeerStorage {
-        self.raft.mut_store()
     }
 
     /// raft, to be looked at.
@@ -263,7 +281,9 @@ impl Peer {
     /// The peer with this id: of the region, or one that was heard of.
     pub fn peer_meta(&self, id: u64) -> Option<PeerMeta> {
         let of_region = self.region().peers.iter().find(|p| p.id == id);
-        of_region.or_else(|| self.known.iter().find(|p| p.id == id)).copied()
+        of_region
+            .or_else(|| self.known.iter().find(|p| p.id == id))
+            .copied()
     }
 
     /// This peer, as its messages name it.
@@ -307,37 +327,66 @@ impl Peer {
         let region = self.key.region;
         let refused = |reason: &str| {
             let reason = reason.to_owned();
-            Err(Error::Refused { region, what, reason })
+            Err(Error::Refused {
+                region,
+                what,
+                reason,
+            })
         };
         match &self.stage {
             Stage::Active => Ok(()),
             Stage::Installing(_) => refused("a snapshot is being installed; try again"),
-            Stage::Leaving(_) => refused("the peer leaves this store; ask another one"),
+            Stage::Leaving => refused("the peer leaves this store; ask another one"),
             Stage::Stopped(reason) => Err(stopped(region, reason.clone())),
         }
     }
 
     /// Begins to leave: no ready is taken any more, and whoever waits is told.
-    pub fn leave(&mut self, why: Leave) {
-        if matches!(self.stage, Stage::Leaving(_)) {
-            return;
-        }
+    pub fn leave(&mut self) {
         let region = self.key.region;
-        self.stage = Stage::Leaving(why);
+        self.stage = Stage::Leaving;
         self.proposals.fail(|| Error::Uncertain { region });
         self.reads.fail(|| Error::RegionNotFound { region });
     }
 
-    /// Whether nothing of it is on its way any more, so that it can go.
+    /// Whether everything that is committed here is durable and applied.
     pub fn is_idle(&self) -> bool {
-        self.in_flight.is_empty() && self.handover.is_idle(self.storage().applied_index())
+        self.is_settled() && self.handover.is_empty()
     }
 
-    /// The removal of log entries that are no longer needed, if there are some.
-    pub fn stage_removal(&mut self, batch: &mut LogBatch) {
+    /// Whether neither the log nor the applier has anything of it, so that it can go.
+    pub fn is_settled(&self) -> bool {
+        let applied = self.storage().applied_index();
+        self.in_flight.is_empty()
+            && (self.handover.handed() == applied || self.handover.has_failed())
+    }
+
+    /// Stages the removal of the log below `first_index`, which is covered durably.
+    pub fn stage_removal(&mut self, first_index: u64, batch: &mut LogBatch) {
         if matches!(self.stage, Stage::Active) {
-            self.raft.mut_store().stage_removal(batch);
+            self.raft.mut_store().stage_removal_to(first_index, batch);
         }
+    }
+
+    /// A fetch or a snapshot has come further: raft asks again.
+    pub fn fetched(&mut self) {
+        if !matches!(self.stage, Stage::Active) {
+            return;
+        }
+        for context in self.raft.store().take_fetched() {
+            self.raft.on_entries_fetched(context);
+        }
+        self.busy();
+    }
+
+    /// Whether it will not get on by its log: it was offered a snapshot, and another region is in the way.
+    pub fn is_obstructed(&self) -> bool {
+        self.obstructed
+    }
+
+    /// See [`Peer::is_obstructed`].
+    pub fn set_obstructed(&mut self) {
+        self.obstructed = true;
     }
 }
 
@@ -349,4 +398,3 @@ const KNOWN_PEERS_MAX: usize = 8;
 fn stopped(region: RegionId, reason: String) -> Error {
     Error::RegionStopped { region, reason }
 }
-

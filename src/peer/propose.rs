@@ -48,7 +48,11 @@ pub(super) struct Proposals {
 impl Proposals {
     /// Those that wait for an entry up to `index`.
     pub fn take_through(&mut self, index: u64) -> Vec<Proposal> {
-        let count = self.waiting.iter().take_while(|p| p.position.index <= index).count();
+        let count = self
+            .waiting
+            .iter()
+            .take_while(|p| p.position.index <= index)
+            .count();
         self.waiting.drain(..count).collect()
     }
 
@@ -61,7 +65,10 @@ impl Proposals {
 
     /// Answers admin proposals whose place up to `index` was taken by other entries.
     pub fn drop_admin_through(&mut self, index: u64, region: RegionId) {
-        while self.admin.front().is_some_and(|w| w.position.index <= index)
+        while self
+            .admin
+            .front()
+            .is_some_and(|w| w.position.index <= index)
             && let Some(wait) = self.admin.pop_front()
         {
             wait.done.answer(Err(Error::ProposalDropped { region }));
@@ -120,7 +127,11 @@ impl Peer {
         }
         let refused = |reason: &str| {
             let reason = reason.to_owned();
-            Err(Error::Refused { region, what, reason })
+            Err(Error::Refused {
+                region,
+                what,
+                reason,
+            })
         };
         if self.is_merging() {
             return refused("the region is being merged into its neighbour; ask that one later");
@@ -172,14 +183,22 @@ impl Peer {
             let region = self.region_id();
             for (done, _) in waits {
                 let (what, reason) = ("proposal", reason.clone());
-                done.answer(Err(Error::Refused { region, what, reason }));
+                done.answer(Err(Error::Refused {
+                    region,
+                    what,
+                    reason,
+                }));
             }
             return;
         }
         let term = self.raft.raft.term;
         for ((done, permit), index) in waits.into_iter().zip(first..) {
             let position = LogPosition::new(term, index);
-            let proposal = Proposal { position, done, permit };
+            let proposal = Proposal {
+                position,
+                done,
+                _permit: permit,
+            };
             self.proposals.waiting.push_back(proposal);
         }
         self.busy();
@@ -249,7 +268,8 @@ impl Peer {
     /// Whoever waits for the admin entry at `position`. Those before it waited in vain.
     pub fn take_admin_wait(&mut self, position: LogPosition) -> Option<Completer<Region>> {
         let region = self.region_id();
-        self.proposals.drop_admin_through(position.index - 1, region);
+        self.proposals
+            .drop_admin_through(position.index - 1, region);
         let front = self.proposals.admin.front()?;
         if front.position == position {
             return self.proposals.admin.pop_front().map(|w| w.done);

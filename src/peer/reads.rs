@@ -99,7 +99,11 @@ impl Reads {
         for question in &mut self.waiting {
             question.age_ticks += 1;
         }
-        if self.waiting.first().is_some_and(|q| q.age_ticks >= age_ticks_max) {
+        if self
+            .waiting
+            .first()
+            .is_some_and(|q| q.age_ticks >= age_ticks_max)
+        {
             let readers = self.waiting.drain(..).flat_map(|q| q.readers);
             let readers: Vec<_> = readers.collect();
             self.gathered.splice(0..0, readers);

@@ -3,16 +3,15 @@
 use raft::eraftpb::HardState;
 use raft::{LightReady, Ready};
 
-use super::{InFlight, Installing, Leave, Outbox, Peer, Stage, stopped};
+use super::{InFlight, Installing, Outbox, Peer, Stage, stopped};
 use crate::app_store::AppBatch;
 use crate::error::{Error, Result};
-use crate::peer_storage::Installed;
+use crate::peer_storage::{AppliedStates, Installed};
 use crate::proto::RaftApplyState;
 use crate::workers::{Applied, ApplyTask, ApplyWork, SlowTask};
 
 impl Peer {
-    /// Takes everything out of raft that it wants done. `covered` is asked, before a snapshot is
-    /// installed, what else is to be written with it.
+    /// Takes everything out of raft that it wants done.
     ///
     /// # Errors
     /// Those of the storage: the region cannot go on then.
@@ -39,7 +38,11 @@ impl Peer {
             && self.is_idle()
             && !self.raft.has_ready()
             && !self.handover.is_blocked();
-        if settled { self.snapshot.take().map(|m| *m) } else { None }
+        if settled {
+            self.snapshot.take().map(|m| *m)
+        } else {
+            None
+        }
     }
 
     /// Gives raft a snapshot, and begins to install it if raft takes it.
@@ -57,7 +60,11 @@ impl Peer {
         self.raft
             .step(message)
             .map_err(|e| stopped(region, format!("raft refused a snapshot: {e}")))?;
-        if self.raft.snap().is_none_or(raft::is_empty_snap) {
+        if self
+            .raft
+            .snap()
+            .is_none_or(raft::eraftpb::Snapshot::is_empty)
+        {
             return Ok(());
         }
         let mut ready = self.raft.ready();
@@ -85,7 +92,8 @@ impl Peer {
         let index = self.storage().applied_index();
         self.raft.advance_apply_to(index);
         let region = self.key.region;
-        self.proposals.drop_through(index, || Error::Uncertain { region });
+        self.proposals
+            .drop_through(index, || Error::Uncertain { region });
         self.handover.restart_at(index);
         if self.handover.has_begun() {
             let states = (
@@ -97,6 +105,7 @@ impl Peer {
                 work: ApplyWork::Installed(Box::new(states)),
             });
         }
+        self.obstructed = false;
         self.known.clear();
         self.note_role(out);
         out.changed.push(self.key);
@@ -117,7 +126,10 @@ impl Peer {
         if ready.must_sync() || !ready.entries().is_empty() {
             let before = out.write.batch.ops().len();
             out.write.bytes += entry_bytes(&ready);
-            let staged = self.raft.mut_store().stage(&mut ready, &mut out.write.batch)?;
+            let staged = self
+                .raft
+                .mut_store()
+                .stage(&mut ready, &mut out.write.batch)?;
             assert!(out.write.batch.ops().len() > before);
             self.in_flight.push_back(InFlight {
                 number,
@@ -174,7 +186,7 @@ impl Peer {
             self.send(done.messages, out);
         }
         if let Some(up_to) = up_to
-            && !matches!(self.stage, Stage::Stopped(_))
+            && matches!(self.stage, Stage::Active)
         {
             self.raft.on_persist_ready(up_to);
         }
@@ -183,12 +195,18 @@ impl Peer {
 
     /// Entries were applied.
     pub fn applied(&mut self, applied: Applied, out: &mut Outbox) {
-        let Applied { state, region, bytes, .. } = applied;
+        let Applied {
+            state,
+            region,
+            bytes,
+            ..
+        } = applied;
         let changed = region.is_some();
         let RaftApplyState { applied_index, .. } = state;
-        self.raft
-            .mut_store()
-            .accept_applied(state, region.map(|r| (*r).clone()));
+        self.raft.mut_store().accept_applied(AppliedStates {
+            apply: state,
+            region: region.map(|r| (*r).clone()),
+        });
         self.raft.advance_apply_to(applied_index);
         self.handover.wrote(bytes);
         self.compact_cache();
@@ -202,7 +220,7 @@ impl Peer {
         let id = self.id().0;
         let region = self.region();
         if region.is_initialized() && region.peers.iter().all(|p| p.id != id) {
-            self.leave(Leave::Removed);
+            self.leave();
         }
     }
 

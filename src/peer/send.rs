@@ -98,21 +98,6 @@ impl Peer {
         self.raft.report_snapshot(to, status);
         self.busy();
     }
-
-    /// Whether a snapshot waits here to be installed, or is being.
-    pub fn expects_no_snapshot(&self) -> bool {
-        self.snapshot.is_some() || !matches!(self.stage, Stage::Active)
-    }
-
-    /// The snapshot message that waits.
-    pub fn waiting_snapshot(&self) -> Option<&Message> {
-        self.snapshot.as_deref()
-    }
-
-    /// Gives up the snapshot that waits.
-    pub fn drop_snapshot(&mut self) {
-        self.snapshot = None;
-    }
 }
 
 /// Whether a message may make the peer it is for; that one has to know its keys.

@@ -60,12 +60,19 @@ impl Peer {
             self.raft.tick();
         }
         self.tick_reads();
+        self.tick_transfer();
         if self.is_leader() {
             if (self.rest.ticks).is_multiple_of(self.options.gc_ticks.max(1)) {
                 self.compact_log();
             }
             self.fall_asleep(out);
         }
+    }
+
+    /// Whether it has something for the store since the tick.
+    pub fn has_work(&self) -> bool {
+        matches!(self.stage, Stage::Active)
+            && (self.raft.has_ready() || !self.reads.is_empty() || self.snapshot.is_some())
     }
 
     /// Between once and twice the base, told from who asks and in which term: peers differ, and a
@@ -151,6 +158,7 @@ impl Peer {
         self.is_idle()
             && self.proposals.is_empty()
             && self.reads.is_empty()
+            && self.transfer.is_none()
             && self.snapshot.is_none()
             && !self.raft.has_ready()
             && log.committed == last
@@ -180,7 +188,8 @@ impl Peer {
             // Nobody is sure of these any more, except raft.
             let region = self.region_id();
             let of = self.leader();
-            self.reads.fail(|| crate::error::Error::NotLeader { region, leader: of });
+            self.reads
+                .fail(|| crate::error::Error::NotLeader { region, leader: of });
         }
         (self.leader, self.role) = (leader, role);
         self.busy();

@@ -50,6 +50,13 @@ pub fn next_apply_state(
 }
 
 impl PeerStorage {
+    /// Raises the commit in memory: one that moved by itself need not be written, because what is applied
+    /// is recorded with the data (rule 2).
+    pub(crate) fn accept_commit(&mut self, commit: u64) {
+        let known = &mut self.raft_state.hard_state.commit;
+        *known = commit.max(*known);
+    }
+
     /// Takes over what an apply worker has written: applied index and commit, the region with its
     /// configuration, and, where the truncated position moved, what a compaction drops from memory. The
     /// entries themselves go later, by [`PeerStorage::stage_removal`].

@@ -79,7 +79,7 @@ pub use gc::{GcInput, GcPolicy};
     reason = "the driver of many regions, which comes next, uses it"
 )]
 pub use install_task::{InstallTask, Installed};
-pub use open::{read_region, regions};
+pub use open::{read_region, region_ids, regions};
 pub use snapshot::{SNAPSHOT_TRANSITIONS, SnapshotState, SnapshotTask};
 pub use snapshot_data::{RaftSnapshotData, SNAPSHOT_DATA_VERSION};
 #[allow(

@@ -23,7 +23,7 @@ use crate::peer::{Outbox, Peer, PeerOptions, Stage};
 use crate::peer_storage::PeerStorage;
 use crate::transport::{Placement, StoreMessage, Transport};
 use crate::types::RegionId;
-use crate::workers::{ApplyTask, Applied, Done, PeerKey, SlowTask, WriteTask, panic_text};
+use crate::workers::{Applied, ApplyTask, Done, PeerKey, SlowTask, WriteTask, panic_text};
 
 /// The raft thread's state. Every method returns soon.
 pub struct StoreCore {
@@ -41,6 +41,9 @@ pub struct StoreCore {
     pub(super) shared: Arc<Shared>,
     pub(super) liveness: Liveness,
     pub(super) compaction: Compaction,
+    /// Regions whose keys a snapshot that is being installed takes over, by its region.
+    pub(super) taken_over: BTreeMap<RegionId, Vec<RegionId>>,
+    pub(super) merge_ticks: u64,
     peer_options: Arc<PeerOptions>,
     tasks: Tasks,
     // Touched since they last said what they want.
@@ -86,6 +89,8 @@ impl StoreCore {
             admin: BTreeMap::new(),
             liveness: Liveness::new(&options),
             compaction: Compaction::default(),
+            taken_over: BTreeMap::new(),
+            merge_ticks: 0,
             peer_options: Arc::new(options.peer_options()),
             dirty: BTreeSet::new(),
             ticking: BTreeSet::new(),
@@ -151,7 +156,9 @@ impl StoreCore {
                 reason: cause.clone(),
             });
         }
-        self.peers.get_mut(&region).ok_or(Error::RegionNotFound { region })
+        self.peers
+            .get_mut(&region)
+            .ok_or(Error::RegionNotFound { region })
     }
 
     /// Lets `work` at a peer; what goes wrong in it stops that region and no other. A region that slept
@@ -210,6 +217,7 @@ impl StoreCore {
             Done::Applied(all) => all.into_iter().for_each(|applied| self.applied(applied)),
             Done::Failed(key, error) => {
                 if self.is_current(key) {
+                    self.with_peer(key.region, |peer, _| peer.applier_failed());
                     self.stop_region(key.region, &error.to_string());
                 }
             }
@@ -293,8 +301,7 @@ impl StoreCore {
     /// One unit of time has passed.
     pub(super) fn tick(&mut self) {
         count(&self.shared.counts.ticks);
-        let awake: Vec<RegionId> = self.ticking.iter().copied().collect();
-        for region in awake {
+        for region in self.awake() {
             count(&self.shared.counts.region_ticks);
             let Some(peer) = self.peers.get_mut(&region) else {
                 self.ticking.remove(&region);
@@ -374,7 +381,8 @@ impl StoreCore {
         for (store, message) in self.out.messages.drain(..) {
             count(&self.shared.counts.messages_out);
             self.liveness.sent(store);
-            self.transport.send(store, StoreMessage::Peer(Box::new(message)));
+            self.transport
+                .send(store, StoreMessage::Peer(Box::new(message)));
         }
         self.transport.flush();
         for (store, message) in std::mem::take(&mut self.out.snapshots) {
@@ -422,7 +430,11 @@ impl StoreCore {
 
     /// Shows a peer as it is now to whoever asks.
     fn publish(&mut self, key: PeerKey) {
-        let mut shown = self.shared.regions.write().unwrap_or_else(|p| p.into_inner());
+        let mut shown = self
+            .shared
+            .regions
+            .write()
+            .unwrap_or_else(|p| p.into_inner());
         let Some(peer) = self.peers.get(&key.region) else {
             shown.remove(&key.region);
             return;
@@ -450,6 +462,11 @@ impl StoreCore {
         shown.insert(key.region, status);
     }
 
+    /// The regions that do not sleep.
+    pub(super) fn awake(&self) -> Vec<RegionId> {
+        self.ticking.iter().copied().collect()
+    }
+
     /// Wakes the peers that `which` names.
     pub(super) fn wake_all(&mut self, which: impl Fn(&Peer) -> bool) {
         let woken: Vec<RegionId> = (self.peers.iter())
@@ -467,7 +484,7 @@ fn stage_of(peer: &Peer) -> RegionStage {
         Stage::Active if peer.is_merging() => RegionStage::Merging,
         Stage::Active => RegionStage::Active,
         Stage::Installing(_) => RegionStage::Installing,
-        Stage::Leaving(_) => RegionStage::Leaving,
+        Stage::Leaving => RegionStage::Leaving,
         Stage::Stopped(reason) => RegionStage::Stopped(reason.clone()),
     }
 }

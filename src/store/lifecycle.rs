@@ -4,8 +4,8 @@ use super::core::StoreCore;
 use super::shared::count;
 use crate::app_store::AppBatch;
 use crate::error::{Error, Result};
-use crate::peer::{Leave, Stage};
-use crate::peer_storage::{Installed, RaftSnapshotData, tombstone_ops};
+use crate::peer::Stage;
+use crate::peer_storage::{Installed, Leaves, RaftSnapshotData, tombstone_ops};
 use crate::proto::{PeerState, Region, RegionLocalState};
 use crate::transport::{PeerBody, PeerMessage};
 use crate::types::{PeerId, RegionId};
@@ -18,13 +18,11 @@ impl StoreCore {
     /// # Errors
     /// Those of the data store itself.
     pub(super) fn open_all(&mut self) -> Result<()> {
-        self.tombstones = self.node.tombstones()?;
-        for (region, state) in self.node.local_states()? {
-            let opened = state.and_then(|state| {
-                if state.state == PeerState::Tombstone {
-                    return Ok(());
-                }
-                let storage = self.node.open_region(region)?;
+        let tombstones = self.node.tombstones()?;
+        let by_id = tombstones.into_iter().map(|t| (t.region.region_id(), t));
+        self.tombstones = by_id.collect();
+        for region in self.node.region_ids()? {
+            let opened = self.node.open_region(region).and_then(|storage| {
                 self.ranges.put(storage.region());
                 self.add_peer(storage).map(|_| ())
             });
@@ -50,7 +48,11 @@ impl StoreCore {
             is_leader: false,
             state: super::RegionStage::Stopped(error.to_string()),
         };
-        let mut shown = self.shared.regions.write().unwrap_or_else(|p| p.into_inner());
+        let mut shown = self
+            .shared
+            .regions
+            .write()
+            .unwrap_or_else(|p| p.into_inner());
         shown.insert(region, status);
     }
 
@@ -74,8 +76,8 @@ impl StoreCore {
     }
 
     /// The peer goes as soon as nothing of it is on its way.
-    pub(super) fn leave(&mut self, region: RegionId, why: Leave) {
-        self.with_peer(region, |peer, _| peer.leave(why));
+    pub(super) fn leave(&mut self, region: RegionId) {
+        self.with_peer(region, |peer, _| peer.leave());
     }
 
     /// Removes a peer that leaves, if its last write and its last apply are done.
@@ -83,17 +85,14 @@ impl StoreCore {
         let Some(peer) = self.peers.get(&key.region) else {
             return;
         };
-        let Stage::Leaving(why) = *peer.stage() else {
-            return;
-        };
-        if !peer.is_settled() {
+        if !matches!(peer.stage(), Stage::Leaving) || !peer.is_settled() {
             return;
         }
         let region = key.region;
-        let keep_data = why == Leave::Merged || !peer.region().is_initialized();
-        let task = peer.storage().destroy_task(keep_data);
+        let task = peer.storage().destroy_task(Leaves::Nothing);
         let tombstone = RegionLocalState {
             state: PeerState::Tombstone,
+            merge_state: None,
             ..peer.storage().region_state().clone()
         };
         self.peers.remove(&region);
@@ -128,7 +127,7 @@ impl StoreCore {
         let Some(message) = peer.snapshot_to_install() else {
             return;
         };
-        if let Some(reason) = self.snapshot_obstacle(key.region, &message) {
+        if let Some(reason) = self.find_obstacle(key.region, &message) {
             tracing::info!(region = %key.region, reason, "snapshot not installed");
             return;
         }
@@ -152,10 +151,13 @@ impl StoreCore {
         let Ok(Some(data)) = RaftSnapshotData::of_snapshot(region, message.get_snapshot()) else {
             return also;
         };
-        for other in self.ranges.overlapping(&data.region.range()) {
-            if other != region {
-                self.end_merged(other, &mut also);
-            }
+        let others = self.ranges.overlapping(&data.region.range());
+        let others: Vec<RegionId> = others.into_iter().filter(|id| *id != region).collect();
+        for other in &others {
+            self.end_merged(*other, &mut also);
+        }
+        if !others.is_empty() {
+            self.taken_over.insert(region, others);
         }
         also
     }
@@ -166,22 +168,47 @@ impl StoreCore {
             return;
         };
         let key = peer.key();
-        peer.leave(Leave::Merged);
+        peer.leave();
         let state = peer.storage().region_state();
-        tombstone_ops(state, true, batch);
+        tombstone_ops(state, Leaves::Data, batch);
         let tombstone = RegionLocalState {
             state: PeerState::Tombstone,
             ..state.clone()
         };
-        self.ranges.remove(region);
         self.admin.remove(&region);
         self.tombstones.insert(region, tombstone);
+        self.closed.insert(region, key);
         self.out.apply.push(ApplyTask {
             peer: key,
             work: ApplyWork::End,
         });
-        self.out.write.batch.clear_region(region);
         self.out.changed.push(key);
+    }
+
+    /// The tombstone of a region that was merged is durable: the rest of it goes.
+    pub(super) fn forget_merged(&mut self, region: RegionId) {
+        self.closed.remove(&region);
+        self.ranges.remove(region);
+        self.out.write.batch.clear_region(region);
+    }
+
+    /// What becomes of the regions that a snapshot has taken over, or was to.
+    fn settle_taken_over(&mut self, region: RegionId) {
+        for other in self.taken_over.remove(&region).unwrap_or_default() {
+            let state = self.node.local_state(other);
+            if let Ok(Some(state)) = &state
+                && state.state == PeerState::Tombstone
+            {
+                self.forget_merged(other);
+                continue;
+            }
+            self.closed.remove(&other);
+            self.tombstones.remove(&other);
+            let opened = state.and_then(|_| self.node.open_region(other));
+            if let Err(error) = opened.and_then(|storage| self.add_peer(storage)) {
+                self.show_unopened(other, &error);
+            }
+        }
     }
 
     /// A snapshot is in, or not.
@@ -192,11 +219,16 @@ impl StoreCore {
         match result {
             Ok(installed) => {
                 count(&self.shared.counts.snapshots_installed);
+                self.settle_taken_over(key.region);
                 self.with_peer(key.region, |peer, out| peer.installed(*installed, out));
                 self.admin.remove(&key.region);
+                if let Some(peer) = self.peers.get(&key.region) {
+                    self.ranges.put(peer.region());
+                }
             }
             Err(error) => {
                 tracing::error!(region = %key.region, %error, "snapshot not installed");
+                self.settle_taken_over(key.region);
                 self.reopen(key);
             }
         }
@@ -262,7 +294,10 @@ impl StoreCore {
                 let request = super::SplitWanted {
                     region: key.region,
                     key: split_key,
-                    peers: self.peers.get(&key.region).map_or(0, |p| p.region().peers.len()),
+                    peers: self
+                        .peers
+                        .get(&key.region)
+                        .map_or(0, |p| p.region().peers.len()),
                 };
                 (self.options.split_wanted)(request);
             }

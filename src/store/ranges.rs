@@ -22,7 +22,9 @@ impl Ranges {
             return;
         }
         let start = region.start_key.clone();
-        let before = self.by_start.insert(start.clone(), (region.end_key.clone(), id));
+        let before = self
+            .by_start
+            .insert(start.clone(), (region.end_key.clone(), id));
         if let Some((_, before)) = before {
             self.start_of.remove(&before);
         }

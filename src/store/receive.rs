@@ -5,9 +5,9 @@ use raft::eraftpb::{Message, MessageType};
 
 use super::core::StoreCore;
 use crate::error::{Error, Result};
-use crate::peer::{Leave, Refusal, Stage};
+use crate::peer::{Refusal, Stage};
 use crate::peer_storage::RaftSnapshotData;
-use crate::proto::{PeerState, RegionEpoch};
+use crate::proto::{Region, RegionEpoch};
 use crate::transport::{PeerBody, PeerMessage};
 use crate::types::{PeerId, RegionId};
 
@@ -23,7 +23,12 @@ impl StoreCore {
     fn refused(&self, from: u64, refusal: &Refusal) {
         let Refusal { kind, detail } = refusal;
         if self.shared.refuse(kind) {
-            tracing::warn!(from, kind, detail, "message refused; more of its kind are counted only");
+            tracing::warn!(
+                from,
+                kind,
+                detail,
+                "message refused; more of its kind are counted only"
+            );
         }
     }
 
@@ -38,8 +43,8 @@ impl StoreCore {
         }
         match envelope.body {
             PeerBody::Raft(_) => self.step(from, envelope),
-            PeerBody::Gone => {
-                self.told_gone(&envelope);
+            PeerBody::Gone { ref into } => {
+                self.told_gone(&envelope, into.as_ref());
                 Ok(())
             }
             PeerBody::Sleep { term, commit } => {
@@ -83,13 +88,14 @@ impl StoreCore {
         if let Some(peer) = self.peers.get_mut(&region) {
             if to < peer.id() {
                 // For one that was here before: its place was taken.
-                self.say_gone(envelope, self.epoch_of(region));
+                let epoch = peer.region().region_epoch;
+                self.say_gone(envelope, epoch, None);
             } else if !peer.region().is_initialized() || matches!(peer.stage(), Stage::Stopped(_)) {
                 // A peer that never got anything, or cannot go on, makes way for a newer one.
-                self.leave(region, Leave::Removed);
+                self.leave(region);
             } else if can_create(envelope) {
                 // This peer was removed from its region and has not heard of it.
-                self.leave(region, Leave::Removed);
+                self.leave(region);
             }
             return Ok(false);
         }
@@ -97,7 +103,11 @@ impl StoreCore {
             && to <= tombstone.peer_id
         {
             let epoch = tombstone.region.region_epoch;
-            self.say_gone(envelope, epoch);
+            let into = tombstone
+                .merge_state
+                .as_ref()
+                .and_then(|m| m.target.clone());
+            self.say_gone(envelope, epoch, into);
             return Ok(false);
         }
         if !can_create(envelope) {
@@ -126,13 +136,8 @@ impl StoreCore {
         }
     }
 
-    fn epoch_of(&self, region: RegionId) -> RegionEpoch {
-        let peer = self.peers.get(&region);
-        peer.map_or_else(RegionEpoch::default, |p| p.region().region_epoch)
-    }
-
     /// Tells a peer that asks for votes of a region it does not belong to any more.
-    fn say_gone(&mut self, envelope: &PeerMessage, epoch: RegionEpoch) {
+    fn say_gone(&mut self, envelope: &PeerMessage, epoch: RegionEpoch, into: Option<Region>) {
         // Only those that know a region can have been removed from it.
         if envelope.epoch == RegionEpoch::default() || !asks_for_votes(envelope) {
             return;
@@ -143,26 +148,25 @@ impl StoreCore {
             to: envelope.from,
             epoch,
             range: None,
-            body: PeerBody::Gone,
+            body: PeerBody::Gone { into },
         };
         self.out.messages.push((envelope.from.store_id, gone));
     }
 
-    /// Whoever says so has seen a newer epoch than this peer.
-    fn told_gone(&mut self, envelope: &PeerMessage) {
+    /// Whoever says so has seen a newer epoch than this peer, or the end of its region.
+    fn told_gone(&mut self, envelope: &PeerMessage, into: Option<&Region>) {
         let region = envelope.region;
         let Some(peer) = self.peers.get(&region) else {
             return;
         };
         let (own, theirs) = (peer.region().region_epoch, envelope.epoch);
-        if theirs.conf_ver <= own.conf_ver && theirs.version <= own.version {
-            return;
-        }
-        if self.is_needed_by_a_merge(region) {
+        let newer = theirs.conf_ver > own.conf_ver || theirs.version > own.version;
+        let ended = into.is_some() && theirs == own;
+        if !newer && !ended || into.is_some_and(|target| self.is_needed_by(target)) {
             return;
         }
         tracing::info!(%region, ?own, ?theirs, "this peer was removed from its region");
-        self.leave(region, Leave::Removed);
+        self.leave(region);
     }
 
     fn step(&mut self, from: u64, envelope: PeerMessage) -> Result<(), Refusal> {
@@ -201,7 +205,7 @@ impl StoreCore {
             None if peer.raft().raft.prs().get(sender.id).is_some() => Ok(()),
             None => {
                 if envelope.epoch.conf_ver < own.conf_ver {
-                    self.say_gone(envelope, own);
+                    self.say_gone(envelope, own, None);
                 }
                 let detail = format!("peer {} is not in region {}", sender.id, envelope.region);
                 Err(Refusal::new("unknown sender", detail))
@@ -232,7 +236,7 @@ impl StoreCore {
             self.refused(from, &refusal);
             return refused(format!("{}: {}", refusal.kind, refusal.detail));
         }
-        if let Some(reason) = self.snapshot_obstacle(region, message) {
+        if let Some(reason) = self.find_obstacle(region, message) {
             return refused(reason);
         }
         Ok(())
@@ -254,21 +258,29 @@ impl StoreCore {
         self.merge_obstacle(region, &data.region)
     }
 
-    /// Whether `other` is known to be gone because its keys are in `taker` now: it was being merged into
-    /// it, and the taker has all its keys.
-    pub(super) fn is_covered(&self, other: RegionId, taker: &crate::proto::Region) -> bool {
+    /// The same, and the peer remembers it: it will not get on by its log.
+    pub(super) fn find_obstacle(&mut self, region: RegionId, message: &Message) -> Option<String> {
+        let obstacle = self.snapshot_obstacle(region, message);
+        if obstacle.is_some()
+            && let Some(peer) = self.peers.get_mut(&region)
+        {
+            peer.set_obstructed();
+        }
+        obstacle
+    }
+
+    /// Whether `other` is known to be gone because a newer region has all its keys. A region keeps its
+    /// first key for as long as it lives (a split gives the upper part away), so one whose whole range
+    /// is another's was merged into that one, or into one that was.
+    pub(super) fn is_covered(&self, other: RegionId, taker: &Region) -> bool {
         let Some(peer) = self.peers.get(&other) else {
-            return true;
+            return false;
         };
-        let state = peer.storage().region_state();
-        let into_taker = state.state == PeerState::Merging
-            && (state.merge_state.as_ref())
-                .and_then(|m| m.target.as_ref())
-                .is_some_and(|target| target.id == taker.id);
         let (own, theirs) = (peer.region().range(), taker.range());
         let starts = theirs.start <= own.start;
         let ends = theirs.end.is_empty() || (!own.end.is_empty() && own.end <= theirs.end);
-        into_taker && starts && ends
+        let newer = taker.region_epoch.version > peer.region().region_epoch.version;
+        newer && starts && ends
     }
 }
 

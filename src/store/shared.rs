@@ -113,7 +113,11 @@ impl Shared {
             snapshots_sent: load(&counts.snapshots_sent),
             snapshots_installed: load(&counts.snapshots_installed),
             regions_stopped: load(&counts.regions_stopped),
-            refused: self.refused.lock().unwrap_or_else(|p| p.into_inner()).clone(),
+            refused: self
+                .refused
+                .lock()
+                .unwrap_or_else(|p| p.into_inner())
+                .clone(),
             waiting_bytes: load(&self.waiting_bytes),
         }
     }

@@ -13,14 +13,14 @@ use crossbeam_channel::Receiver;
 use prost::Message as _;
 use raft::eraftpb::Entry;
 
-use super::task::{AdminWork, Applied, Applier, ApplyTask, ApplyWork, Done, DoneSender, PeerKey};
 use super::task::Proposal;
+use super::task::{AdminWork, Applied, Applier, ApplyTask, ApplyWork, Done, DoneSender, PeerKey};
 use crate::app_store::{AppBatch, Keyspace};
 use crate::command::{EntryHeader, position_of};
 use crate::error::{Error, Result};
 use crate::keys::region_key;
 use crate::peer_storage::Engines;
-use crate::proto::{RaftApplyState, RegionLocalState};
+use crate::proto::{PeerState, RaftApplyState};
 use crate::reader::Reader;
 use crate::state_machine::ApplyBatch;
 use crate::ticket::Completer;
@@ -128,12 +128,7 @@ impl ApplyWorker {
     }
 
     /// Applies entries into the group.
-    fn apply(
-        &mut self,
-        peer: PeerKey,
-        entries: &[Entry],
-        proposals: Vec<Proposal>,
-    ) -> Result<()> {
+    fn apply(&mut self, peer: PeerKey, entries: &[Entry], proposals: Vec<Proposal>) -> Result<()> {
         // One that was stopped: its proposals learn from the raft thread why.
         let Some(applier) = self.regions.get_mut(&peer) else {
             return Ok(());
@@ -220,6 +215,19 @@ impl ApplyWorker {
                 reader.answer(Err(Error::RegionNotFound { region }));
                 continue;
             };
+            // One that is being merged away may have been taken in elsewhere already, and written there.
+            if applier.region.state != PeerState::Normal {
+                let (what, reason) = (
+                    "read",
+                    "the region is being merged; ask its neighbour".into(),
+                );
+                reader.answer(Err(Error::Refused {
+                    region,
+                    what,
+                    reason,
+                }));
+                continue;
+            }
             let view = self.engines.app.view();
             reader.answer(view.map(|view| Reader::new(view, Arc::clone(&applier.region))));
         }

@@ -44,7 +44,7 @@ pub struct Proposal {
     /// Who is answered.
     pub done: Completer<Vec<u8>>,
     /// Held while it waits: counts its bytes.
-    pub permit: Permit,
+    pub _permit: Permit,
 }
 
 /// Counts bytes that wait, until it is dropped.
