@@ -1,6 +1,6 @@
 //! Leadership that is handed over. Uses: ticket.
 
-use super::{Peer, Stage};
+use super::Peer;
 use crate::error::{Error, Result};
 use crate::proto::Region;
 use crate::ticket::Completer;
