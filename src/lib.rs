@@ -103,6 +103,7 @@ mod entry_cache;
 mod error;
 mod fs;
 pub mod keys;
+mod kv;
 mod logger;
 pub mod memory;
 mod node_dir;
@@ -131,6 +132,7 @@ pub use config::{
 pub use entry_cache::CacheStats;
 pub use error::{Error, RecoveryError, Result};
 pub use fs::{DiskFs, File, FileLock, FileSystem};
+pub use kv::{KvCommand, KvRefusal, KvReply, KvStateMachine};
 pub use logger::raft_logger;
 pub use peer_storage::{
     GcInput, GcPolicy, PeerStorage, RaftSnapshotData, SNAPSHOT_DATA_VERSION, SNAPSHOT_TRANSITIONS,
