@@ -64,7 +64,8 @@
 //! | add a peer that has nothing | [`CompositeStorage::create_uninitialized`] |
 //! | set a node up | [`Config`], from code or from YAML |
 //! | bring a log or a data store of your own | [`RaftLogStorage`], [`ApplicationDataStorage`], [`CompositeStorage::from_parts`], and the suites of `conformance` |
-//! | test against power cuts and failing disks | [`memory`] |
+//! | write a state machine, or take one of keys and values | [`StateMachine`], [`ApplyBatch`], [`KvStateMachine`] |
+//! | test against power cuts, failing disks and bad networks | [`memory`] |
 //! | see a region | [`dot::live`] |
 //! | know what an error asks of you | [`Error`], [`RecoveryError`] |
 //!
