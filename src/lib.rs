@@ -64,7 +64,8 @@
 //! | add a peer that has nothing | [`CompositeStorage::create_uninitialized`] |
 //! | set a node up | [`Config`], from code or from YAML |
 //! | bring a log or a data store of your own | [`RaftLogStorage`], [`ApplicationDataStorage`], [`CompositeStorage::from_parts`], and the suites of `conformance` |
-//! | test against power cuts and failing disks | [`memory`] |
+//! | write a state machine, or take one of keys and values | [`StateMachine`], [`ApplyBatch`], [`KvStateMachine`] |
+//! | test against power cuts, failing disks and bad networks | [`memory`] |
 //! | see a region | [`dot::live`] |
 //! | know what an error asks of you | [`Error`], [`RecoveryError`] |
 //!
@@ -104,6 +105,7 @@ mod entry_cache;
 mod error;
 mod fs;
 pub mod keys;
+mod kv;
 mod logger;
 pub mod memory;
 mod node_dir;
@@ -136,6 +138,7 @@ pub use config::{
 pub use entry_cache::CacheStats;
 pub use error::{Error, RecoveryError, Result};
 pub use fs::{DiskFs, File, FileLock, FileSystem};
+pub use kv::{KvCommand, KvRefusal, KvReply, KvStateMachine};
 pub use logger::raft_logger;
 pub use peer_storage::{
     GcInput, GcPolicy, PeerStorage, RaftSnapshotData, SNAPSHOT_DATA_VERSION, SNAPSHOT_TRANSITIONS,
