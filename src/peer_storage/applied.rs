@@ -74,3 +74,6 @@ impl PeerStorage {
         self.assert_invariants();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -188,3 +188,6 @@ pub(super) fn remove_orphans(engines: &Engines, region: RegionId) -> Result<()> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

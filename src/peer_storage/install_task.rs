@@ -90,3 +90,6 @@ impl PeerStorage {
         self.end_applying();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -100,3 +100,6 @@ fn keep_vote(hard_state: &mut HardState, promised: &HardState) {
         (hard_state.term, hard_state.vote) = (promised.term, vote);
     }
 }
+
+#[cfg(test)]
+mod tests;
