@@ -15,7 +15,8 @@ use crate::types::Durability;
 
 impl PeerStorage {
     /// Applies committed entries: calls `apply` for each, then writes what it put into the batch, the
-    /// applied index and a changed configuration together.
+    /// applied index and a changed configuration together. [`ApplyBatch::get`] answers what the entries
+    /// before have left, those of the same call too.
     ///
     /// A batch without a new configuration is not fsynced: the entries are durable in the log, and
     /// what a power cut takes from the data is applied again from there. The log keeps what it needs
@@ -46,7 +47,7 @@ impl PeerStorage {
     pub fn apply(
         &mut self,
         entries: &[Entry],
-        mut apply: impl FnMut(&Entry, &mut ApplyBatch) -> Result<()>,
+        mut apply: impl FnMut(&Entry, &mut ApplyBatch<'_>) -> Result<()>,
     ) -> Result<()> {
         self.check_writable("apply")?;
         let Some(last) = entries.last() else {
@@ -65,12 +66,14 @@ impl PeerStorage {
             }
         }
         self.check_durable(last.index)?;
-        let mut batch = ApplyBatch::of(entries);
+        let range = self.region().range();
+        let mut batch = ApplyBatch::new(&*self.engines.app, &range);
+        batch.reserve_for(entries);
         for entry in entries {
             apply(entry, &mut batch)?;
         }
         let conf_states = batch.take_conf_states();
-        let batch = batch.into_checked(self.region_id(), &self.region().range())?;
+        let batch = batch.into_checked(self.region_id())?;
         let durability = match conf_states[..] {
             [] => Durability::Buffered,
             _ => self.engines.options.durability,
