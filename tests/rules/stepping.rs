@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use peerstore::memory::MemoryData;
 use peerstore::{
-    CompositeStorage, Config, Error, Parts, PeerStorage, Region, SnapshotState, SteppedWorkers,
+    CompositeStorage, Config, Error, Parts, PeerState, PeerStorage, Region, SnapshotState,
+    SteppedWorkers,
 };
 use raft::{Error as RaftError, Storage as _, StorageError};
 
 use crate::fetching::{SlowLog, ask, later};
 use crate::snapshots::{Failing, index, unavailable};
-use crate::support::{PATIENCE, assert_says, config, config_with_files, entries, fill};
+use crate::support::{
+    PATIENCE, assert_says, config, config_with_files, entries, fill, put_region_state,
+};
 
 /// The backends of a node, which can be told to fail.
 struct Backends {
@@ -121,6 +124,22 @@ fn stepped_a_file_that_is_being_sent_goes_with_a_later_task() {
     let left = node.snapshots().list(None).unwrap();
     assert_eq!(left.len(), 1, "the new one: {left:?}");
     assert_eq!(left[0].key.id.index, 20);
+}
+
+#[test]
+fn stepped_a_region_that_waits_for_a_merge_is_not_copied() {
+    let backends = Backends::new();
+    let (node, workers) = backends.stepped(&config(1));
+    let storage = cold(&node);
+    let mut state = storage.region_state().clone();
+    drop(storage);
+    for (now, is_built) in [(PeerState::Merging, false), (PeerState::Normal, true)] {
+        state.state = now;
+        put_region_state(&node, &state);
+        let storage = node.open_region(1).unwrap();
+        assert_eq!(storage.snapshot(0, 2), unavailable());
+        assert_eq!(workers.step_snapshot(), is_built, "{now:?}");
+    }
 }
 
 #[test]

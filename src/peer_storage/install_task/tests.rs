@@ -1,8 +1,6 @@
 //! An install on another thread: the same steps as one by hand, cut anywhere, on a region that is opened
 //! again.
 
-use std::sync::Arc;
-
 use peerstore::memory::WriteFault;
 use raft::{RawNode, Ready, Storage as _};
 
@@ -347,12 +345,33 @@ fn after_a_first_write_whose_fate_is_unknown_the_region_does_not_open_before_a_r
 
 #[test]
 fn what_another_thread_does_can_move_there() {
-    fn is_send<T: Send>(_: &T) {}
+    fn is_send<T: Send>() {}
+    is_send::<InstallTask>();
+    is_send::<Installed>();
+    is_send::<crate::peer_storage::DestroyTask>();
+}
+
+#[test]
+#[should_panic(expected = "a task is under way")]
+fn a_region_is_not_destroyed_under_its_install() {
     let begun = begin(SMALL);
-    is_send(&begun.task);
-    is_send(&begun.raft.store().destroy_task(Leaves::Nothing));
-    let task = begun.task;
-    let share = Arc::strong_count(&begun.raft.store().ownership);
-    assert_eq!(share, 2, "the task shares in the ownership");
-    is_send(&task.run().unwrap());
+    let _ = begun.raft.store().destroy_task(Leaves::Nothing);
+}
+
+#[test]
+fn a_region_that_waited_for_a_merge_does_not_wait_behind_a_snapshot() {
+    let (_leader, rig, mut raft, mut ready) = prepare(SMALL);
+    let store = raft.mut_store();
+    store.region_state.state = PeerState::Merging;
+    store.region_state.merge_state = Some(Default::default());
+    let task = store.begin_install_task(&mut ready, AppBatch::default());
+    let installed = task.unwrap().run().unwrap();
+    store.accept_installed(installed);
+    let state = store.region_state();
+    assert_eq!(
+        (state.state, &state.merge_state),
+        (PeerState::Normal, &None)
+    );
+    let stored = rig.node.local_state(RegionId(1)).unwrap();
+    assert_eq!(stored.as_ref(), Some(state));
 }

@@ -237,3 +237,23 @@ fn only_a_log_without_entries_of_a_region_without_data_is_taken_for_half_a_split
         assert!(matches!(opened, Err(Error::Recovery { .. })), "{raft:?}");
     }
 }
+
+#[test]
+fn a_snapshot_on_half_a_split_that_is_cut_before_the_log_replaces_it() {
+    let (rig, _parent) = parent();
+    waiting(&rig, &hard_state(2, 11, 0));
+    write_log(&rig, &plan(&rig, None).unwrap());
+    let crashed = rig.crash(0);
+    let mut storage = crashed.node.open_region(2).unwrap();
+    // It ends where every region begins, as the log that the split has left does.
+    let mut snapshot = raft::eraftpb::Snapshot::default();
+    let meta = snapshot.mut_metadata();
+    (meta.index, meta.term) = (INITIAL_INDEX, 7);
+    meta.set_conf_state(child().conf_state());
+    crashed.trace.cut_after(1);
+    assert!(storage.install_snapshot(snapshot).is_err());
+    drop(storage);
+    let storage = crashed.crash(0).node.open_region(2).unwrap();
+    assert_eq!(storage.hard_state(), &hard_state(7, 0, INITIAL_INDEX));
+    assert_eq!(storage.last_index(), Ok(INITIAL_INDEX));
+}
