@@ -93,6 +93,10 @@
 //! Exactly one codec has to be on, the one that your program uses.
 #![deny(missing_docs)]
 
+// What the tests outside are tried on serves the tests inside as well.
+#[cfg(test)]
+extern crate self as peerstore;
+
 mod app_store;
 mod command;
 mod composite;

@@ -42,11 +42,16 @@ pub fn next_apply_state(
         }
         at = LogPosition::new(entry.term, entry.index);
     }
-    next.applied_index = at.index;
-    if next.commit_index < at.index {
-        (next.commit_index, next.commit_term) = (at.index, at.term);
-    }
+    advance(&mut next, at);
     Ok(next)
+}
+
+/// What is applied is committed, and it is persisted: so the recorded commit is both (rule 16).
+pub(super) fn advance(state: &mut RaftApplyState, applied: LogPosition) {
+    state.applied_index = applied.index;
+    if state.commit_index < applied.index {
+        (state.commit_index, state.commit_term) = (applied.index, applied.term);
+    }
 }
 
 impl PeerStorage {
@@ -81,3 +86,6 @@ impl PeerStorage {
         self.assert_invariants();
     }
 }
+
+#[cfg(test)]
+mod tests;

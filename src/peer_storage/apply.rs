@@ -5,13 +5,14 @@ use prost::Message as _;
 use raft::eraftpb::{ConfState, Entry};
 
 use super::PeerStorage;
+use super::applied::advance;
 use crate::app_store::{AppBatch, Keyspace};
 use crate::conf::check_conf_state;
 use crate::error::{Error, Result};
 use crate::keys::region_key;
 use crate::proto::{RaftApplyState, RegionLocalState};
 use crate::state_machine::ApplyBatch;
-use crate::types::Durability;
+use crate::types::{Durability, LogPosition};
 
 impl PeerStorage {
     /// Applies committed entries: calls `apply` for each, then writes what it put into the batch, the
@@ -144,16 +145,12 @@ impl PeerStorage {
     ) -> Result<()> {
         let region = self.region_id();
         let region_state = self.reconfigured(conf_states)?;
-        let mut state = RaftApplyState {
-            applied_index: applied,
-            ..self.apply_state.clone()
-        };
-        // What is applied is committed, and it is persisted: so the recorded commit is both.
-        if state.commit_index < applied {
-            state.commit_term = self.term_of(applied)?;
-            state.commit_index = applied;
-            self.reach_term(state.commit_term)?;
-        }
+        let mut state = self.apply_state.clone();
+        advance(
+            &mut state,
+            LogPosition::new(self.term_of(applied)?, applied),
+        );
+        self.reach_term(state.commit_term)?;
         let key = region_key(region);
         batch.put(Keyspace::ApplyState, key, state.encode_to_vec());
         if let Some(state) = &region_state {

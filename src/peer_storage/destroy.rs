@@ -73,8 +73,10 @@ impl PeerStorage {
     }
 
     /// The same for another thread. Drop the `PeerStorage` before the task runs, or do nothing with it
-    /// any more: the region is over.
+    /// any more: the region is over. No install of it may be under way: its last write would bring the
+    /// peer back to life.
     pub(crate) fn destroy_task(&self, leaves: Leaves) -> DestroyTask {
+        self.assert_alone();
         self.cancel_snapshot();
         DestroyTask {
             engines: Arc::clone(&self.engines),
@@ -186,3 +188,6 @@ pub(super) fn remove_orphans(engines: &Engines, region: RegionId) -> Result<()> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

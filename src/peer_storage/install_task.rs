@@ -70,6 +70,7 @@ impl PeerStorage {
     ) -> Result<InstallTask> {
         let hard_state = ready.hs().cloned();
         let target = self.plan_install(ready.snapshot(), hard_state, ready.entries())?;
+        self.assert_alone();
         ready.take_entries();
         self.set_applying();
         Ok(InstallTask {
@@ -90,3 +91,6 @@ impl PeerStorage {
         self.end_applying();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -301,6 +301,17 @@ impl PeerStorage {
         }
     }
 
+    /// Nothing that another thread does for the region is under way: it has a share in the ownership.
+    fn assert_alone(&self) {
+        let shares = Arc::strong_count(&self.ownership);
+        assert_eq!(
+            shares,
+            1,
+            "region {}: a task is under way",
+            self.region_id()
+        );
+    }
+
     fn assert_invariants(&self) {
         let apply = &self.apply_state;
         assert!(apply.truncated_state.index <= apply.applied_index);

@@ -10,7 +10,7 @@ use super::recovery::Stored;
 use super::{Engines, Ownership, PeerStorage};
 use crate::app_store::AppBatch;
 use crate::error::{Error, Result};
-use crate::proto::{PeerState, Region};
+use crate::proto::{PeerState, Region, RegionLocalState};
 use crate::raft_log::LogBatch;
 use crate::types::PeerId;
 
@@ -47,16 +47,16 @@ impl NewRegion {
         let id = region.region_id();
         let ownership = engines.open_regions.acquire(id)?;
         let mut stored = initial(region, peer);
+        let is_tombstone = |old: &RegionLocalState| old.state == PeerState::Tombstone;
         match read_region(engines, id)? {
-            None => {}
-            Some(old) if old.state == PeerState::Tombstone => {
-                if peer <= old.peer_id {
-                    return Err(Error::RegionTombstone {
-                        region: id,
-                        peer: old.peer_id.0,
-                    });
-                }
+            Some(old) if is_tombstone(&old) && peer <= old.peer_id => {
+                return Err(Error::RegionTombstone {
+                    region: id,
+                    peer: old.peer_id.0,
+                });
             }
+            Some(old) if is_tombstone(&old) => {}
+            None => {}
             Some(old) if old.region.is_initialized() || old.peer_id > peer => {
                 return Err(Error::RegionExists { region: id });
             }
@@ -100,3 +100,6 @@ fn keep_vote(hard_state: &mut HardState, promised: &HardState) {
         (hard_state.term, hard_state.vote) = (promised.term, vote);
     }
 }
+
+#[cfg(test)]
+mod tests;
