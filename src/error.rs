@@ -343,6 +343,14 @@ pub enum Error {
     /// The store was shut down.
     #[error("the store was shut down")]
     StoreStopped,
+    /// The counter that ids come from is at its end, or a peer claims to have come there.
+    #[error("{wanted} ids are wanted, {left} are left; an id near the end was observed or given")]
+    IdsExhausted {
+        /// How many were asked for.
+        wanted: u64,
+        /// How many there are.
+        left: u64,
+    },
     /// A background worker is gone: its node was shut down.
     #[error("the {worker} worker is gone; the node was shut down")]
     WorkerGone {

@@ -118,6 +118,21 @@ pub enum KvRefusal {
     },
 }
 
+impl KvCommand {
+    /// [`KvCommand::Put`].
+    pub fn put(key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Self {
+        KvCommand::Put {
+            key: key.into(),
+            value: value.into(),
+        }
+    }
+
+    /// [`KvCommand::Delete`].
+    pub fn delete(key: impl Into<Vec<u8>>) -> Self {
+        KvCommand::Delete { key: key.into() }
+    }
+}
+
 impl KvReply {
     /// Whether the command did what it was to do.
     fn is_done(&self) -> bool {

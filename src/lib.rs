@@ -115,17 +115,20 @@ pub mod memory;
 mod node_dir;
 mod peer;
 mod peer_storage;
+mod placement;
 mod proto;
 mod raft_log;
 mod reader;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
 mod size;
+mod snapshot_data;
 pub mod snapshot_dir;
 mod snapshot_format;
 mod snapshot_store;
 mod state_machine;
 mod store;
+pub mod tcp;
 mod ticket;
 mod transport;
 mod types;
@@ -145,15 +148,16 @@ pub use fs::{DiskFs, File, FileLock, FileSystem};
 pub use kv::{KvCommand, KvRefusal, KvReply, KvStateMachine};
 pub use logger::raft_logger;
 pub use peer_storage::{
-    GcInput, GcPolicy, PeerStorage, RaftSnapshotData, SNAPSHOT_DATA_VERSION, SNAPSHOT_TRANSITIONS,
-    SnapshotState, Staged,
+    GcInput, GcPolicy, PeerStorage, SNAPSHOT_TRANSITIONS, SnapshotState, Staged,
 };
+pub use placement::StaticPlacement;
 pub use proto::{
     INITIAL_INDEX, INITIAL_TERM, MergeState, Peer, PeerRole, PeerState, RaftApplyState,
     RaftLocalState, RaftTruncatedState, Region, RegionEpoch, RegionLocalState, StoreIdent,
 };
 pub use raft_log::{LogBatch, LogOp, LogStats, RaftLogStorage};
 pub use reader::Reader;
+pub use snapshot_data::{RaftSnapshotData, SNAPSHOT_DATA_VERSION};
 pub use snapshot_store::{
     RaftSnapshotStorage, SnapshotFile, SnapshotId, SnapshotInfo, SnapshotKey, SnapshotMeta,
     SnapshotReader, SnapshotReceiver, SnapshotVerdict, SnapshotWriter,
@@ -164,7 +168,8 @@ pub use store::{
 };
 pub use ticket::Ticket;
 pub use transport::{
-    Inbox, PeerBody, PeerMessage, Placement, RegionReport, StoreMessage, Transport,
+    ENTRIES_MAX, Inbox, MessageError, PeerBody, PeerMessage, Placement, RegionReport, StoreMessage,
+    Transport,
 };
 pub use types::{Durability, KeyRange, LogPosition, PeerId, RegionId};
 pub use workers::SteppedWorkers;

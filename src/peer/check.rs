@@ -9,7 +9,7 @@ use raft::raw_node::is_local_msg;
 
 use super::Peer;
 use crate::conf::check_conf_state;
-use crate::peer_storage::RaftSnapshotData;
+use crate::snapshot_data::RaftSnapshotData;
 use crate::transport::PeerMessage;
 
 /// Why a message was refused: counted by its name, and logged with the rest.

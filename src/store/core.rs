@@ -6,7 +6,6 @@
 //! wants, and hands that over: so the writes of many regions are one task, and one fsync.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
@@ -16,14 +15,14 @@ use super::liveness::Liveness;
 use super::message::StoreMsg;
 use super::ranges::Ranges;
 use super::shared::{RegionStage, RegionStatus, Shared, count};
-use super::{StoreOptions, Tombstones};
+use super::{Run, StoreOptions, Tombstones};
 use crate::composite::CompositeStorage;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, catch_panic};
 use crate::peer::{Outbox, Peer, PeerOptions, Stage};
 use crate::peer_storage::PeerStorage;
 use crate::transport::{Placement, StoreMessage, Transport};
 use crate::types::RegionId;
-use crate::workers::{Applied, ApplyTask, Done, PeerKey, SlowTask, WriteTask, panic_text};
+use crate::workers::{Applied, ApplyTask, Done, PeerKey, SlowTask, WriteTask};
 
 /// The raft thread's state. Every method returns soon.
 pub struct StoreCore {
@@ -44,6 +43,7 @@ pub struct StoreCore {
     /// Regions whose keys a snapshot that is being installed takes over, by its region.
     pub(super) taken_over: BTreeMap<RegionId, Vec<RegionId>>,
     pub(super) merge_ticks: u64,
+    pub(super) run: Run,
     peer_options: Arc<PeerOptions>,
     tasks: Tasks,
     // Touched since they last said what they want.
@@ -79,6 +79,7 @@ impl StoreCore {
         options: Arc<StoreOptions>,
         parts: (Arc<dyn Transport>, Arc<dyn Placement>, Arc<Shared>),
         tasks: Tasks,
+        run: Run,
     ) -> Self {
         let (transport, placement, shared) = parts;
         StoreCore {
@@ -91,6 +92,7 @@ impl StoreCore {
             compaction: Compaction::default(),
             taken_over: BTreeMap::new(),
             merge_ticks: 0,
+            run,
             peer_options: Arc::new(options.peer_options()),
             dirty: BTreeSet::new(),
             ticking: BTreeSet::new(),
@@ -172,8 +174,12 @@ impl StoreCore {
             return;
         };
         let out = &mut self.out;
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(peer, out))) {
-            self.stop_region(region, &panic_text(&*panic));
+        let worked = catch_panic("raft", || {
+            work(peer, out);
+            Ok(())
+        });
+        if let Err(error) = worked {
+            self.stop_region(region, &error.to_string());
         }
         self.touch(region);
     }
@@ -308,10 +314,17 @@ impl StoreCore {
                 continue;
             };
             let out = &mut self.out;
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| peer.tick(out))) {
-                self.stop_region(region, &panic_text(&*panic));
+            let ticked = catch_panic("raft", || {
+                peer.tick(out);
+                Ok(())
+            });
+            if let Err(error) = ticked {
+                self.stop_region(region, &error.to_string());
                 continue;
             }
+            let Some(peer) = self.peers.get(&region) else {
+                continue;
+            };
             let has_work = peer.has_work();
             if peer.is_asleep() {
                 self.ticking.remove(&region);
@@ -350,11 +363,8 @@ impl StoreCore {
             return;
         };
         let out = &mut self.out;
-        let collected = catch_unwind(AssertUnwindSafe(|| peer.collect(out)));
-        match collected {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => self.stop_region(key.region, &error.to_string()),
-            Err(panic) => self.stop_region(key.region, &panic_text(&*panic)),
+        if let Err(error) = catch_panic("raft", || peer.collect(out)) {
+            self.stop_region(key.region, &error.to_string());
         }
         self.install_waiting(key);
         self.finish_leaving(key);
@@ -415,13 +425,9 @@ impl StoreCore {
             region,
             incarnation: self.opened,
         };
-        let nonce = self.options.nonce.wrapping_add(self.opened << 32);
+        let nonce = self.run.nonce.wrapping_add(self.opened << 32);
         let options = Arc::clone(&self.peer_options);
-        let started = catch_unwind(AssertUnwindSafe(|| Peer::new(key, storage, options, nonce)));
-        let peer = started.unwrap_or_else(|panic| {
-            let reason = panic_text(&*panic);
-            Err(Error::RegionStopped { region, reason })
-        })?;
+        let peer = catch_panic("raft", || Peer::new(key, storage, options, nonce))?;
         self.peers.insert(region, peer);
         self.touch(region);
         self.out.changed.push(key);

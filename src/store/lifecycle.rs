@@ -5,8 +5,9 @@ use super::shared::count;
 use crate::app_store::AppBatch;
 use crate::error::{Error, Result};
 use crate::peer::Stage;
-use crate::peer_storage::{Installed, Leaves, RaftSnapshotData, tombstone_ops};
+use crate::peer_storage::{Installed, Leaves, tombstone_ops};
 use crate::proto::{PeerState, Region, RegionLocalState};
+use crate::snapshot_data::RaftSnapshotData;
 use crate::transport::{PeerBody, PeerMessage};
 use crate::types::{PeerId, RegionId};
 use crate::workers::{ApplyTask, ApplyWork, PeerKey, SlowTask, SplitCheck};
@@ -299,7 +300,7 @@ impl StoreCore {
                         .get(&key.region)
                         .map_or(0, |p| p.region().peers.len()),
                 };
-                (self.options.split_wanted)(request);
+                (self.run.split_wanted)(request);
             }
             Ok(_) => {}
             Err(error) => tracing::warn!(region = %key.region, %error, "size not known"),

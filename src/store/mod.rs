@@ -54,6 +54,14 @@ pub(crate) struct SplitWanted {
     pub peers: usize,
 }
 
+/// What a store needs of how it is run.
+pub(crate) struct Run {
+    /// Tells this run's reads from those of an earlier one.
+    pub nonce: u64,
+    /// Hears that a region is to be split.
+    pub split_wanted: Box<dyn Fn(SplitWanted) + Send>,
+}
+
 /// Every region of a node, driven: raft, the log, the state machines and the other stores of the
 /// cluster, on a few threads however many regions there are.
 ///

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::SplitWanted;
 use crate::peer::PeerOptions;
 use crate::transport::Placement;
 
@@ -36,10 +35,6 @@ pub struct StoreOptions {
     pub placement: Option<Arc<dyn Placement>>,
     /// Where election timeouts come from: two stores may have the same.
     pub seed: u64,
-    // Tells this run's reads from those of an earlier run.
-    pub(crate) nonce: u64,
-    // Who hears that a region is to be split.
-    pub(crate) split_wanted: Arc<dyn Fn(SplitWanted) + Send + Sync>,
 }
 
 impl Default for StoreOptions {
@@ -58,14 +53,12 @@ impl Default for StoreOptions {
             apply_threads: 2,
             placement: None,
             seed: 0,
-            nonce: random(),
-            split_wanted: Arc::new(|_| {}),
         }
     }
 }
 
 /// A number that no other run has drawn.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     // The standard library's only source of randomness: a new hasher has new keys.
     let hasher = std::collections::hash_map::RandomState::new().build_hasher();

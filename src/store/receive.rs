@@ -6,8 +6,8 @@ use raft::eraftpb::{Message, MessageType};
 use super::core::StoreCore;
 use crate::error::{Error, Result};
 use crate::peer::{Refusal, Stage};
-use crate::peer_storage::RaftSnapshotData;
 use crate::proto::{Region, RegionEpoch};
+use crate::snapshot_data::RaftSnapshotData;
 use crate::transport::{PeerBody, PeerMessage};
 use crate::types::{PeerId, RegionId};
 

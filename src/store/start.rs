@@ -9,8 +9,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use super::core::{StoreCore, Tasks};
 use super::message::StoreMsg;
+use super::options::random;
 use super::shared::Shared;
-use super::{Handle, Store, StoreOptions};
+use super::{Handle, Run, Store, StoreOptions};
 use crate::composite::CompositeStorage;
 use crate::error::{Error, Result};
 use crate::peer::{Machines, Outbox};
@@ -51,11 +52,12 @@ impl Store {
         let tick = options.tick;
         let snapshots = Arc::clone(node.snapshots());
         let (wanted, splits) = unbounded();
-        let options = StoreOptions {
-            split_wanted: Arc::new(move |split| drop(wanted.send(split))),
-            ..options
+        let run_as = Run {
+            nonce: random(),
+            split_wanted: Box::new(move |split| drop(wanted.send(split))),
         };
-        let assembly = Assembly::new(node, Arc::new(machines), Arc::clone(&transport), options)?;
+        let machines = Arc::new(machines);
+        let assembly = Assembly::new(node, machines, Arc::clone(&transport), options, run_as)?;
         let Assembly {
             mut core,
             handle,
@@ -155,6 +157,7 @@ impl Assembly {
         machines: Arc<Machines>,
         transport: Arc<dyn Transport>,
         options: StoreOptions,
+        run: Run,
     ) -> Result<Assembly> {
         let (sender, messages) = unbounded();
         let shared = Arc::new(Shared::default());
@@ -190,7 +193,7 @@ impl Assembly {
         let write = WriteWorker::new(Arc::clone(engines), write_tasks, Arc::clone(&done));
         let slow = SlowWorker::new(Arc::clone(engines), slow_tasks, done);
         let parts = (transport, placement, shared);
-        let core = StoreCore::new(node, out, Arc::new(options), parts, tasks);
+        let core = StoreCore::new(node, out, Arc::new(options), parts, tasks, run);
         Ok(Assembly {
             core,
             handle,

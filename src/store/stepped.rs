@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::start::Assembly;
-use super::{Handle, SplitWanted, Store, StoreOptions};
+use super::{Handle, Run, SplitWanted, Store, StoreOptions};
 use crate::composite::CompositeStorage;
 use crate::error::Result;
 use crate::proto::Region;
@@ -54,14 +54,18 @@ impl SteppedStore {
     {
         let splits = Arc::new(Mutex::new(Vec::new()));
         let wanted = Arc::clone(&splits);
-        let options = StoreOptions {
+        let run = Run {
             nonce,
-            split_wanted: Arc::new(move |split| lock(&wanted).push(split)),
-            ..options
+            split_wanted: Box::new(move |split| lock(&wanted).push(split)),
         };
         let snapshots = Arc::clone(node.snapshots());
-        let mut assembly =
-            Assembly::new(node, Arc::new(machines), Arc::clone(&transport), options)?;
+        let mut assembly = Assembly::new(
+            node,
+            Arc::new(machines),
+            Arc::clone(&transport),
+            options,
+            run,
+        )?;
         assembly.core.open_all()?;
         assembly.core.flush();
         let handle = assembly.handle.clone();

@@ -6,7 +6,6 @@
 //! task written, and the others go on.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
@@ -17,14 +16,14 @@ use super::task::Proposal;
 use super::task::{AdminWork, Applied, Applier, ApplyTask, ApplyWork, Done, DoneSender, PeerKey};
 use crate::app_store::{AppBatch, Keyspace};
 use crate::command::{EntryHeader, position_of};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, catch_panic};
 use crate::keys::region_key;
-use crate::peer_storage::Engines;
-use crate::proto::{PeerState, RaftApplyState};
+use crate::peer_storage::{Engines, next_apply_state};
+use crate::proto::PeerState;
 use crate::reader::Reader;
 use crate::state_machine::ApplyBatch;
 use crate::ticket::Completer;
-use crate::types::{Durability, LogPosition};
+use crate::types::Durability;
 
 /// Regions are gathered up to about this much before they are written.
 const BATCH_BYTES: usize = 1 << 20;
@@ -133,15 +132,7 @@ impl ApplyWorker {
         let Some(applier) = self.regions.get_mut(&peer) else {
             return Ok(());
         };
-        let Some(last) = entries.last() else {
-            return Ok(());
-        };
-        assert_eq!(
-            entries[0].index,
-            applier.state.applied_index + 1,
-            "entries of region {} are handed over in order",
-            peer.region
-        );
+        let state = next_apply_state(peer.region, &applier.state, entries.iter().map(position_of))?;
         let range = applier.region.region.range();
         let mut batch = ApplyBatch::new(&*self.engines.app, &range);
         batch.reserve_for(entries);
@@ -160,7 +151,7 @@ impl ApplyWorker {
             }
         }
         let batch = batch.into_checked(peer.region)?;
-        applier.state = next_state(&applier.state, position_of(last));
+        applier.state = state;
         self.group.batch.append(&batch);
         let bytes = batch.bytes() as u64;
         let key = region_key(peer.region);
@@ -181,7 +172,10 @@ impl ApplyWorker {
         let Some(applier) = self.regions.get_mut(&peer) else {
             return;
         };
-        applier.state = next_state(&applier.state, work.position);
+        match next_apply_state(peer.region, &applier.state, [work.position]) {
+            Ok(state) => applier.state = state,
+            Err(error) => return self.stop(peer, error),
+        }
         if let Some(truncated) = work.truncated {
             applier.state.truncated_state = truncated;
         }
@@ -277,17 +271,13 @@ fn apply_entry(
         return Ok(Outcome::Stale { version });
     }
     let machine = &mut applier.machine;
-    let run = catch_unwind(AssertUnwindSafe(|| machine.apply(entry, batch)));
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::StateMachine {
-        region: peer.region,
-        index: entry.index,
-        source,
-    };
-    match run {
-        Ok(Ok(answer)) => Ok(Outcome::Answered(answer)),
-        Ok(Err(error)) => Err(failed(Box::new(error))),
-        Err(panic) => Err(failed(super::panic_text(&*panic).into())),
-    }
+    catch_panic("apply", || machine.apply(entry, batch))
+        .map(Outcome::Answered)
+        .map_err(|error| Error::StateMachine {
+            region: peer.region,
+            index: entry.index,
+            source: Box::new(error),
+        })
 }
 
 fn answer_of(applier: &Applier, peer: PeerKey, outcome: &Outcome) -> Result<Vec<u8>> {
@@ -305,15 +295,4 @@ fn answer_of(applier: &Applier, peer: PeerKey, outcome: &Outcome) -> Result<Vec<
             })
         }
     }
-}
-
-/// The apply state behind the entry at `last`. What is applied is committed and durable, so it is what
-/// the recorded commit may say (rule 16).
-fn next_state(state: &RaftApplyState, last: LogPosition) -> RaftApplyState {
-    let mut state = state.clone();
-    state.applied_index = last.index;
-    if state.commit_index < last.index {
-        (state.commit_index, state.commit_term) = (last.index, last.term);
-    }
-    state
 }

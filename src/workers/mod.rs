@@ -62,13 +62,6 @@ pub fn spawn(name: &'static str, work: impl FnOnce() + Send + 'static) -> Result
     thread.map_err(|e| Error::io("start thread", std::path::Path::new(name), e))
 }
 
-/// What a panic said.
-pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    format!("panicked: {}", text.unwrap_or_default())
-}
-
 impl Drop for Workers {
     fn drop(&mut self) {
         for thread in self.threads.drain(..) {

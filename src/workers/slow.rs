@@ -2,14 +2,13 @@
 //! split at. Uses: peer_storage, app_store.
 
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
 use super::task::{Done, DoneSender, SlowTask, SplitCheck};
 use crate::app_store::Keyspace;
-use crate::error::{Error, Result};
+use crate::error::{Result, catch_panic};
 use crate::peer_storage::Engines;
 
 /// Does what takes long.
@@ -45,12 +44,7 @@ impl SlowWorker {
     fn work(&self, task: SlowTask) -> Done {
         match task {
             SlowTask::Install(peer, task) => {
-                let run = catch_unwind(AssertUnwindSafe(|| task.run()));
-                let result = run.unwrap_or_else(|panic| {
-                    let reason = super::panic_text(&*panic);
-                    let region = peer.region;
-                    Err(Error::RegionStopped { region, reason })
-                });
+                let result = catch_panic("install", || task.run());
                 Done::Installed(peer, result.map(Box::new))
             }
             SlowTask::Sync(number) => match self.engines.app.sync() {

@@ -53,7 +53,7 @@ impl MessageKind {
             StoreMessage::Alive { .. } => MessageKind::Alive,
             StoreMessage::Peer(message) => match message.body {
                 PeerBody::Raft(_) => MessageKind::Raft,
-                PeerBody::Gone => MessageKind::Gone,
+                PeerBody::Gone { .. } => MessageKind::Gone,
                 PeerBody::Sleep { .. } => MessageKind::Sleep,
                 PeerBody::Wake => MessageKind::Wake,
             },
