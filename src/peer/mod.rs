@@ -1,5 +1,5 @@
-//! One region's driver: turns a Ready into tasks, and what became of them into calls of raft. Uses:
-//! peer_storage, command, transport, the tasks of workers. Never does I/O, never waits, has no clock.
+//! One region's driver: turns a Ready into tasks, and what became of them into calls of raft.
+//! Uses: peer_storage, command, transport, the tasks of workers. Never does I/O, never waits, has no clock.
 //!
 //! | file | what it does |
 //! |---|---|

@@ -78,7 +78,7 @@ pub(crate) struct Run {
 /// let node = CompositeStorage::open(dir.path(), Config { store_id: 1, ..Config::default() })?;
 /// let network = MemoryNetwork::immediate();
 /// let transport = network.transport(1);
-/// let machine = |_: &Region| -> Box<dyn peerstore::StateMachine> { Box::new(KvStateMachine::new()) };
+/// let machine = |_: &Region| -> Box<dyn peerstore::StateMachine> { Box::new(KvStateMachine) };
 /// let store = Store::start(node, machine, transport, StoreOptions::default())?;
 ///
 /// store.create_region(&Region::single(1, 1))?; // every key, one replica

@@ -231,7 +231,7 @@ fn the_filter_sees_every_message_and_it_survives_as_it_was() {
         (number(&message) != Some(3)).then_some(message)
     });
     let mut bodies = vec![
-        PeerBody::Gone,
+        PeerBody::Gone { into: None },
         PeerBody::Sleep { term: 5, commit: 6 },
         PeerBody::Wake,
     ];

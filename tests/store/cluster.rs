@@ -17,7 +17,6 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Cluster {
     pub dir: tempfile::TempDir,
     pub network: MemoryNetwork,
-    pub placement: Arc<MemoryPlacement>,
     pub stores: BTreeMap<u64, Store>,
     pub options: StoreOptions,
 }
@@ -38,7 +37,7 @@ impl Cluster {
         let mut cluster = Cluster {
             dir: tempfile::tempdir().unwrap(),
             network: MemoryNetwork::immediate(),
-            placement,
+
             stores: BTreeMap::new(),
             options,
         };
@@ -59,7 +58,7 @@ impl Cluster {
             ..Config::default()
         };
         let node = CompositeStorage::open(self.path(id), config).unwrap();
-        let machine = |_: &Region| -> Box<dyn StateMachine> { Box::new(KvStateMachine::default()) };
+        let machine = |_: &Region| -> Box<dyn StateMachine> { Box::new(KvStateMachine) };
         let transport = self.network.transport(id);
         let store = Store::start(node, machine, transport, self.options.clone()).unwrap();
         self.stores.insert(id, store);
