@@ -164,7 +164,8 @@ pub use snapshot_store::{
 };
 pub use state_machine::{ApplyBatch, StateMachine};
 pub use store::{
-    ChangePeer, RegionStage, RegionStatus, SteppedStore, Store, StoreOptions, StorePart, StoreStats,
+    ChangePeer, RegionProgress, RegionStage, RegionStatus, SteppedStore, Store, StoreOptions,
+    StorePart, StoreStats,
 };
 pub use ticket::Ticket;
 pub use transport::{

@@ -1,5 +1,6 @@
 //! Peers that come and go: opened, filled by a snapshot, removed. Uses: peer, peer_storage.
 
+use super::RegionProgress;
 use super::core::StoreCore;
 use super::shared::count;
 use crate::app_store::AppBatch;
@@ -74,6 +75,33 @@ impl StoreCore {
         let storage = self.node.create_region(region)?;
         self.ranges.put(region);
         self.add_peer(storage).map(|_| ())
+    }
+
+    /// How far a region has come.
+    ///
+    /// # Errors
+    /// `RegionNotFound`.
+    pub(super) fn progress(&self, region: RegionId) -> Result<RegionProgress> {
+        let peer = self
+            .peers
+            .get(&region)
+            .ok_or(Error::RegionNotFound { region })?;
+        let (storage, raft) = (peer.storage(), &peer.raft().raft);
+        let own = peer.id();
+        let followers = raft.prs().iter().map(|(id, p)| (PeerId(*id), p.matched));
+        Ok(RegionProgress {
+            first_index: storage.truncated_index() + 1,
+            last_index: raft.raft_log.last_index(),
+            persisted_index: storage.persisted_index(),
+            committed_index: raft.raft_log.committed,
+            applied_index: storage.applied_index(),
+            term: raft.term,
+            is_asleep: peer.is_asleep(),
+            followers: match peer.is_leader() {
+                true => followers.filter(|(id, _)| *id != own).collect(),
+                false => Vec::new(),
+            },
+        })
     }
 
     /// The peer goes as soon as nothing of it is on its way.

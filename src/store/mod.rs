@@ -28,16 +28,17 @@ mod start;
 mod stepped;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::Sender;
 
 pub use change::ChangePeer;
 pub use options::StoreOptions;
-pub use shared::{RegionStage, RegionStatus, StoreStats};
+pub use shared::{RegionProgress, RegionStage, RegionStatus, StoreStats};
 pub use stepped::{SteppedStore, StorePart};
 
+use crate::peer_storage::Engines;
 use crate::proto::RegionLocalState;
 use crate::transport::{Placement, Transport};
 use crate::types::RegionId;
@@ -102,6 +103,8 @@ pub(crate) struct Handle {
     messages: Sender<StoreMsg>,
     shared: Arc<Shared>,
     placement: Arc<dyn Placement>,
+    // Not its owner: a store that was stopped lets its node go.
+    engines: Weak<Engines>,
     waiting_bytes_max: u64,
     store_id: u64,
 }
