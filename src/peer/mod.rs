@@ -47,7 +47,7 @@ use handover::Handover;
 use propose::Proposals;
 use reads::Reads;
 use sleep::Rest;
-use transfer::Transfer;
+use transfer::{Preparation, Transfer};
 
 /// What a peer is driven with, the same for all of a store.
 #[derive(Clone, Debug)]
@@ -173,6 +173,7 @@ pub struct Peer {
     leader: u64,
     role: StateRole,
     transfer: Option<Transfer>,
+    preparation: Option<Preparation>,
     // It was offered a snapshot that cannot be installed yet: it will not get on by its log.
     obstructed: bool,
     // The last merge that was proposed here.
@@ -218,6 +219,7 @@ impl Peer {
             leader: 0,
             role: StateRole::Follower,
             transfer: None,
+            preparation: None,
             obstructed: false,
             merge_proposed: LogPosition::default(),
         })
@@ -314,9 +316,7 @@ impl Peer {
             self.stage = Stage::Stopped(reason.to_owned());
         }
         let region = self.key.region;
-        let error = || stopped(region, reason.to_owned());
-        self.proposals.fail(error);
-        self.reads.fail(error);
+        self.fail_waiters(|| stopped(region, reason.to_owned()));
     }
 
     /// Whether it can do anything now.
@@ -345,8 +345,16 @@ impl Peer {
     pub fn leave(&mut self) {
         let region = self.key.region;
         self.stage = Stage::Leaving;
-        self.proposals.fail(|| Error::Uncertain { region });
         self.reads.fail(|| Error::RegionNotFound { region });
+        self.fail_waiters(|| Error::Uncertain { region });
+    }
+
+    fn fail_waiters(&mut self, error: impl Fn() -> Error) {
+        self.proposals.fail(&error);
+        self.reads.fail(&error);
+        if let Some(transfer) = self.transfer.take() {
+            transfer.fail(error());
+        }
     }
 
     /// Whether everything that is committed here is durable and applied.

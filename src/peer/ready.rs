@@ -227,6 +227,7 @@ impl Peer {
     /// Lets go of cached entries that every follower has which is heard of.
     fn compact_cache(&mut self) {
         let mut keep = self.storage().applied_index() + 1;
+        keep = keep.min(self.prepared_from().unwrap_or(keep));
         if self.is_leader() {
             for (_, progress) in self.raft.raft.prs().iter() {
                 if progress.recent_active {

@@ -57,6 +57,15 @@ impl StoreCore {
                 self.touch(region);
                 Ok(())
             }
+            PeerBody::Prepare { low } => {
+                let from = envelope.from;
+                self.with_peer(region, |peer, out| peer.prepare_to_lead(from, low, out));
+                Ok(())
+            }
+            PeerBody::Prepared => {
+                self.with_peer(region, |peer, _| peer.target_prepared(envelope.from.id));
+                Ok(())
+            }
         }
     }
 
