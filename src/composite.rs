@@ -18,7 +18,7 @@ use crate::memory::{MemoryData, MemoryLog, MemorySnapshots};
 use crate::node_dir::{Contents, NodeDir};
 use crate::peer_storage::{
     Clock, Engines, OpenRegions, PeerStorage, StorageOptions, TaskSenders, WakeUp, Waker,
-    finish_removals, read_region, regions, tombstones,
+    finish_removals, read_region, region_ids, regions, tombstones,
 };
 use crate::proto::{Region, RegionLocalState, StoreIdent};
 use crate::raft_log::{LogBatch, LogStats, RaftLogStorage};
@@ -301,7 +301,6 @@ impl CompositeStorage {
 }
 
 /// What the driver of many regions needs of its node.
-#[allow(dead_code, reason = "the driver that is built on this comes next")]
 impl CompositeStorage {
     /// What every region shares.
     pub(crate) fn engines(&self) -> &Arc<Engines> {
@@ -320,6 +319,14 @@ impl CompositeStorage {
     /// `Corruption` if it does not decode, else those of the data store.
     pub(crate) fn local_state(&self, region: RegionId) -> Result<Option<RegionLocalState>> {
         read_region(&self.engines, region)
+    }
+
+    /// The ids of the regions that were not removed, also of those whose state is damaged.
+    ///
+    /// # Errors
+    /// Those of the data store.
+    pub(crate) fn region_ids(&self) -> Result<Vec<RegionId>> {
+        region_ids(&self.engines)
     }
 
     /// The regions that were removed from this node, ascending by id.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use raft::StorageError;
 
+use crate::proto::{Peer, Region, RegionEpoch};
 use crate::types::{KeyRange, RegionId};
 
 /// The result of this crate's calls.
@@ -277,6 +278,78 @@ pub enum Error {
         what: &'static str,
         /// How long.
         limit_ms: u64,
+    },
+    /// This peer does not lead its region. Ask the one that does.
+    #[error("region {region}: not the leader{}", .leader.as_ref().map(|l| format!("; peer {} on store {} is", l.id, l.store_id)).unwrap_or_else(|| ", and none is known; try again later".into()))]
+    NotLeader {
+        /// The region.
+        region: RegionId,
+        /// The leader, where it is known.
+        leader: Option<Peer>,
+    },
+    /// The region was split, merged or given other peers since the request was made. Nothing was done.
+    #[error("region {region}: epoch {got:?} is stale; the region is now {} at {:?}", .current.range(), .current.region_epoch)]
+    StaleEpoch {
+        /// The region.
+        region: RegionId,
+        /// The epoch of the request.
+        got: RegionEpoch,
+        /// The region as it is now.
+        current: Box<Region>,
+    },
+    /// Another entry took the place of the proposal in the log: it was not and will not be applied.
+    #[error(
+        "region {region}: the proposal was replaced by another leader's entry; propose it again"
+    )]
+    ProposalDropped {
+        /// The region.
+        region: RegionId,
+    },
+    /// Whether the proposal was or will be applied cannot be told here any more: a snapshot or the end
+    /// of the peer covers it.
+    #[error(
+        "region {region}: it is not known whether the proposal was applied; read before it is repeated"
+    )]
+    Uncertain {
+        /// The region.
+        region: RegionId,
+    },
+    /// The region cannot do this now. Nothing was done.
+    #[error("region {region}: {what} refused: {reason}")]
+    Refused {
+        /// The region.
+        region: RegionId,
+        /// What was asked.
+        what: &'static str,
+        /// Why, and what would help.
+        reason: String,
+    },
+    /// More is waiting than the store takes. Nothing was done; try again when something is answered.
+    #[error("the store is busy: {waiting} bytes of proposals wait, it takes {limit}")]
+    Busy {
+        /// The bytes that wait.
+        waiting: u64,
+        /// How many it takes.
+        limit: u64,
+    },
+    /// The region was stopped by an error of its own; the others go on.
+    #[error("region {region} was stopped: {reason}")]
+    RegionStopped {
+        /// The region.
+        region: RegionId,
+        /// The error.
+        reason: String,
+    },
+    /// The store was shut down.
+    #[error("the store was shut down")]
+    StoreStopped,
+    /// The counter that ids come from is at its end, or a peer claims to have come there.
+    #[error("{wanted} ids are wanted, {left} are left; an id near the end was observed or given")]
+    IdsExhausted {
+        /// How many were asked for.
+        wanted: u64,
+        /// How many there are.
+        left: u64,
     },
     /// A background worker is gone: its node was shut down.
     #[error("the {worker} worker is gone; the node was shut down")]

@@ -36,6 +36,9 @@ pub fn parse_region_key(key: &[u8]) -> Option<RegionId> {
 
 /// The key of the store's identity in the `store` keyspace.
 pub const STORE_IDENT_KEY: &[u8] = b"ident";
+/// The key of the counter of ids in the `store` keyspace: u64 BE, one more than the largest counter
+/// that may have been given.
+pub const IDS_KEY: &[u8] = b"ids";
 /// The key of the format version in the `store` keyspace: u32 BE.
 pub const FORMAT_KEY: &[u8] = b"format";
 /// The format version that this code writes, and the newest that it reads.
@@ -89,7 +92,12 @@ pub const KEYSPACES: [KeyspaceInfo; 9] = [
     row("kv", "data", "the application's", "the application's"),
     row("kv", "index", "the application's", "the application's"),
     row("kv", "ttl", "the application's", "the application's"),
-    row("kv", "store", "ident | format", "StoreIdent | u32 BE"),
+    row(
+        "kv",
+        "store",
+        "ident | format | ids",
+        "StoreIdent | u32 BE | u64 BE",
+    ),
 ];
 
 #[cfg(test)]

@@ -64,7 +64,8 @@
 //! | add a peer that has nothing | [`CompositeStorage::create_uninitialized`] |
 //! | set a node up | [`Config`], from code or from YAML |
 //! | bring a log or a data store of your own | [`RaftLogStorage`], [`ApplicationDataStorage`], [`CompositeStorage::from_parts`], and the suites of `conformance` |
-//! | test against power cuts and failing disks | [`memory`] |
+//! | write a state machine, or take one of keys and values | [`StateMachine`], [`ApplyBatch`], [`KvStateMachine`] |
+//! | test against power cuts, failing disks and bad networks | [`memory`] |
 //! | see a region | [`dot::live`] |
 //! | know what an error asks of you | [`Error`], [`RecoveryError`] |
 //!
@@ -97,6 +98,7 @@
 extern crate self as peerstore;
 
 mod app_store;
+mod command;
 mod composite;
 mod conf;
 mod config;
@@ -107,19 +109,27 @@ mod entry_cache;
 mod error;
 mod fs;
 pub mod keys;
+mod kv;
 mod logger;
 pub mod memory;
 mod node_dir;
+mod peer;
 mod peer_storage;
+mod placement;
 mod proto;
 mod raft_log;
+mod reader;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
 mod size;
+mod snapshot_data;
 pub mod snapshot_dir;
 mod snapshot_format;
 mod snapshot_store;
 mod state_machine;
+mod store;
+pub mod tcp;
+mod ticket;
 mod transport;
 mod types;
 mod workers;
@@ -135,23 +145,32 @@ pub use config::{
 pub use entry_cache::CacheStats;
 pub use error::{Error, RecoveryError, Result};
 pub use fs::{DiskFs, File, FileLock, FileSystem};
+pub use kv::{KvCommand, KvRefusal, KvReply, KvStateMachine};
 pub use logger::raft_logger;
 pub use peer_storage::{
-    GcInput, GcPolicy, PeerStorage, RaftSnapshotData, SNAPSHOT_DATA_VERSION, SNAPSHOT_TRANSITIONS,
-    SnapshotState, Staged,
+    GcInput, GcPolicy, PeerStorage, SNAPSHOT_TRANSITIONS, SnapshotState, Staged,
 };
+pub use placement::StaticPlacement;
 pub use proto::{
     INITIAL_INDEX, INITIAL_TERM, MergeState, Peer, PeerRole, PeerState, RaftApplyState,
     RaftLocalState, RaftTruncatedState, Region, RegionEpoch, RegionLocalState, StoreIdent,
 };
 pub use raft_log::{LogBatch, LogOp, LogStats, RaftLogStorage};
+pub use reader::Reader;
+pub use snapshot_data::{RaftSnapshotData, SNAPSHOT_DATA_VERSION};
 pub use snapshot_store::{
     RaftSnapshotStorage, SnapshotFile, SnapshotId, SnapshotInfo, SnapshotKey, SnapshotMeta,
     SnapshotReader, SnapshotReceiver, SnapshotVerdict, SnapshotWriter,
 };
 pub use state_machine::{ApplyBatch, StateMachine};
+pub use store::{
+    ChangePeer, RegionProgress, RegionStage, RegionStatus, SteppedStore, Store, StoreOptions,
+    StorePart, StoreStats,
+};
+pub use ticket::Ticket;
 pub use transport::{
-    Inbox, PeerBody, PeerMessage, Placement, RegionReport, StoreMessage, Transport,
+    ENTRIES_MAX, Inbox, MessageError, PeerBody, PeerMessage, Placement, RegionReport, StoreMessage,
+    Transport,
 };
 pub use types::{Durability, KeyRange, LogPosition, PeerId, RegionId};
 pub use workers::SteppedWorkers;

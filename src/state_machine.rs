@@ -192,7 +192,6 @@ impl<'a> ApplyBatch<'a> {
     }
 
     /// Where it ends now, for [`ApplyBatch::rollback`].
-    #[allow(dead_code, reason = "the driver undoes a failed entry with it")]
     pub(crate) fn mark(&self) -> ApplyMark {
         ApplyMark {
             writes: self.writes.mark(),
@@ -202,7 +201,6 @@ impl<'a> ApplyBatch<'a> {
 
     /// Forgets what was added since `mark` was taken of this batch, in the time that adding it took:
     /// what a failed entry leaves is nothing.
-    #[allow(dead_code, reason = "the driver undoes a failed entry with it")]
     pub(crate) fn rollback(&mut self, mark: ApplyMark) {
         if let Some(overlay) = self.overlay.get_mut() {
             overlay.rollback(&self.writes, mark.writes.operations());

@@ -1,7 +1,5 @@
 //! What was applied on another thread, taken over by memory. Uses: proto. Never does I/O.
 
-use raft::eraftpb::Entry;
-
 use super::PeerStorage;
 use crate::error::{Error, Result};
 use crate::proto::{PeerState, RaftApplyState, RegionLocalState};
@@ -16,7 +14,7 @@ pub struct AppliedStates {
     pub region: Option<RegionLocalState>,
 }
 
-/// The apply state behind `entries`, which are committed and durable (rule 16): applied and recorded
+/// The apply state behind the entries at `positions`, which are committed and durable (rule 16): applied and recorded
 /// commit move to the last of them, and neither goes back. No entries change nothing.
 ///
 /// # Errors
@@ -25,7 +23,7 @@ pub struct AppliedStates {
 pub fn next_apply_state(
     region: RegionId,
     state: &RaftApplyState,
-    entries: &[Entry],
+    positions: impl IntoIterator<Item = LogPosition>,
 ) -> Result<RaftApplyState> {
     let mut next = state.clone();
     // The term of the applied entry, or where that is not known, one that it is not below.
@@ -34,13 +32,13 @@ pub fn next_apply_state(
         false => state.truncated().term,
     };
     let mut at = LogPosition::new(term, state.applied_index);
-    for entry in entries {
+    for entry in positions {
         if entry.index != at.index + 1 || entry.term < at.term {
-            let got = LogPosition::new(entry.term, entry.index).to_string();
+            let got = entry.to_string();
             let expected = format!("index {} of term {} or more", at.index + 1, at.term);
             return Err(Error::invalid(region, "apply", got, expected));
         }
-        at = LogPosition::new(entry.term, entry.index);
+        at = entry;
     }
     advance(&mut next, at);
     Ok(next)
@@ -55,6 +53,13 @@ pub(super) fn advance(state: &mut RaftApplyState, applied: LogPosition) {
 }
 
 impl PeerStorage {
+    /// Raises the commit in memory: one that moved by itself need not be written, because what is applied
+    /// is recorded with the data (rule 2).
+    pub(crate) fn accept_commit(&mut self, commit: u64) {
+        let known = &mut self.raft_state.hard_state.commit;
+        *known = commit.max(*known);
+    }
+
     /// Takes over what an apply worker has written: applied index and commit, the region with its
     /// configuration, and, where the truncated position moved, what a compaction drops from memory. The
     /// entries themselves go later, by [`PeerStorage::stage_removal`].

@@ -108,7 +108,16 @@ impl PeerStorage {
     /// or for many. The removal itself needs no sync; entries that a power cut brings back are never
     /// read, and go with the next compaction.
     pub(crate) fn stage_removal(&mut self, batch: &mut LogBatch) {
-        if let Some(range) = self.removable() {
+        self.stage_removal_to(self.log_first(), batch);
+    }
+
+    /// The same for what lies below `first_index` only: a truncated state may be known that is not
+    /// durable yet.
+    pub(crate) fn stage_removal_to(&mut self, first_index: u64, batch: &mut LogBatch) {
+        if let Some(range) = self.removable()
+            && range.start < first_index.min(range.end)
+        {
+            let range = range.start..first_index.min(range.end);
             self.log_start = range.end;
             batch.remove(self.region_id(), range);
         }

@@ -22,10 +22,6 @@ pub enum Leaves {
     /// It goes with the region.
     Nothing,
     /// It stays: another region takes the range over.
-    #[allow(
-        dead_code,
-        reason = "the driver of many regions, which comes next, merges"
-    )]
     Data,
 }
 
@@ -86,6 +82,8 @@ impl PeerStorage {
             engines: Arc::clone(&self.engines),
             tombstone: RegionLocalState {
                 state: PeerState::Tombstone,
+                // A tombstone that names a target says that the merge has come to its end.
+                merge_state: None,
                 ..self.region_state.clone()
             },
             leaves,

@@ -14,7 +14,7 @@ use raft::eraftpb::{Entry, HardState, Snapshot};
 use super::log_bytes::LogBytes;
 use super::snapshot::SnapshotTask;
 use super::snapshot_content::read_content;
-use super::snapshot_data::{PendingSnapshot, RaftSnapshotData, position};
+use super::snapshot_data::PendingSnapshot;
 use super::{Engines, PeerStorage, check_contiguous};
 use crate::app_store::{AppBatch, DataImport, Keyspace};
 use crate::conf::check_conf_state;
@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::keys::region_key;
 use crate::proto::{PeerState, RaftApplyState, RaftLocalState, Region, RegionLocalState, wire};
 use crate::raft_log::LogBatch;
+use crate::snapshot_data::{RaftSnapshotData, position};
 use crate::snapshot_store::{RaftSnapshotStorage, SnapshotInfo, SnapshotKey};
 use crate::types::LogPosition;
 

@@ -57,16 +57,8 @@ use std::sync::Arc;
 
 use raft::eraftpb::{ConfState, Entry, HardState};
 
-#[allow(
-    unused_imports,
-    reason = "the driver of many regions, which comes next, uses it"
-)]
 pub use applied::{AppliedStates, next_apply_state};
 pub use clock::Clock;
-#[allow(
-    unused_imports,
-    reason = "the driver of many regions, which comes next, uses it"
-)]
 pub(crate) use destroy::{DestroyTask, Leaves, tombstone_ops};
 pub use destroy::{finish_removals, tombstones};
 pub use engines::{
@@ -74,18 +66,9 @@ pub use engines::{
 };
 pub use fetch::FetchTask;
 pub use gc::{GcInput, GcPolicy};
-#[allow(
-    unused_imports,
-    reason = "the driver of many regions, which comes next, uses it"
-)]
 pub use install_task::{InstallTask, Installed};
-pub use open::{read_region, regions};
+pub use open::{read_region, region_ids, regions};
 pub use snapshot::{SNAPSHOT_TRANSITIONS, SnapshotState, SnapshotTask};
-pub use snapshot_data::{RaftSnapshotData, SNAPSHOT_DATA_VERSION};
-#[allow(
-    unused_imports,
-    reason = "the driver of many regions, which comes next, uses it"
-)]
 pub(crate) use split::NewRegion;
 pub use write::Staged;
 

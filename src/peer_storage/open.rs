@@ -126,6 +126,22 @@ pub fn regions(engines: &Engines) -> Result<Vec<RegionLocalState>> {
     Ok(regions)
 }
 
+/// The ids of the regions of a node that were not removed, ascending, those whose state is damaged among
+/// them: opening one says what is wrong.
+///
+/// # Errors
+/// Those of the data store.
+pub fn region_ids(engines: &Engines) -> Result<Vec<RegionId>> {
+    let mut ids = Vec::new();
+    let all = KeyRange::all();
+    (engines.app).scan(Keyspace::RegionState, &all, &mut |key, value| {
+        let removed = decode_region(key, value).is_ok_and(|s| s.state == PeerState::Tombstone);
+        ids.extend(crate::keys::parse_region_key(key).filter(|_| !removed));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(ids)
+}
+
 /// Visits the state of every region of a node, ascending by id, also of those that were removed.
 pub(super) fn scan_regions(
     engines: &Engines,

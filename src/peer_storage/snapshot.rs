@@ -14,12 +14,12 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use raft::eraftpb::Snapshot;
 
 use super::snapshot_content::{Cancel, write_content};
-use super::snapshot_data::{RaftSnapshotData, position};
 use super::{NeededFiles, PeerStorage};
 use crate::app_store::{DataRead, DataView, Keyspace};
 use crate::error::{Error, Result, catch_panic};
 use crate::keys::region_key;
 use crate::proto::{PeerState, RaftApplyState, RegionEpoch, RegionLocalState};
+use crate::snapshot_data::{RaftSnapshotData, position};
 use crate::snapshot_store::{RaftSnapshotStorage, SnapshotInfo, SnapshotKey, SnapshotMeta};
 use crate::types::{LogPosition, RegionId};
 

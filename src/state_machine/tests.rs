@@ -145,6 +145,7 @@ fn without_a_read_there_is_no_index() {
     batch.put("a", "1");
     batch.delete_range(&KeyRange::new("a", "b"));
     batch.rollback(mark);
+    assert_eq!((batch.writes().len(), batch.writes().bytes()), (0, 0));
     batch.put("b", "1");
     assert!(batch.overlay.get().is_none());
     assert!(batch.get(b"b").unwrap().is_some());

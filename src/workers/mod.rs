@@ -3,13 +3,24 @@
 //! A worker ends when the last sender of its channel is gone; dropping [`Workers`] waits for that. The
 //! same work can be done a task at a time, on the caller's thread ([`SteppedWorkers`]).
 
+mod apply;
 mod queue;
+mod slow;
 mod stepped;
+mod task;
+mod write;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+pub use apply::ApplyWorker;
+pub use slow::SlowWorker;
 pub use stepped::SteppedWorkers;
+pub use task::{
+    AdminWork, Applied, Applier, ApplyTask, ApplyWork, Done, DoneSender, PeerKey, Permit, Proposal,
+    SlowTask, SplitCheck, WriteTask,
+};
+pub use write::WriteWorker;
 
 use crate::error::{Error, Result};
 use crate::peer_storage::{TaskSenders, WakeUp};
@@ -42,7 +53,11 @@ impl Workers {
     }
 }
 
-fn spawn(name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+/// A named thread.
+///
+/// # Errors
+/// `Io` if the system gives none.
+pub fn spawn(name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     let thread = std::thread::Builder::new().name(name.into()).spawn(work);
     thread.map_err(|e| Error::io("start thread", std::path::Path::new(name), e))
 }

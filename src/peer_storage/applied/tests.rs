@@ -5,6 +5,7 @@ use raft::{GetEntriesContext, Storage as _};
 
 use super::{AppliedStates, next_apply_state};
 use crate::app_store::{AppBatch, Keyspace};
+use crate::command::position_of as position;
 use crate::error::Error;
 use crate::keys::region_key;
 use crate::peer_storage::PeerStorage;
@@ -15,6 +16,7 @@ use crate::peer_storage::{SnapshotState, StorageOptions};
 use crate::proto::{RaftApplyState, RaftTruncatedState, RegionLocalState};
 use crate::raft_log::{LogBatch, LogOp};
 use crate::types::{Durability, LogPosition, RegionId};
+use raft::eraftpb::Entry;
 
 fn state(applied: u64, commit: (u64, u64)) -> RaftApplyState {
     RaftApplyState {
@@ -47,7 +49,9 @@ fn write(rig: &Rig, states: &AppliedStates, durability: Durability) {
 
 #[test]
 fn rule_16_applied_and_recorded_commit_move_to_the_last_entry_and_never_back() {
-    let next = |from: &RaftApplyState, list: &[_]| next_apply_state(RegionId(1), from, list);
+    let next = |from: &RaftApplyState, list: &[Entry]| {
+        next_apply_state(RegionId(1), from, list.iter().map(position))
+    };
     let start = state(8, (6, 8));
     assert_eq!(next(&start, &[]).unwrap(), start);
     let list = [entry(6, 9), entry(7, 10)];
@@ -75,14 +79,18 @@ fn what_the_worker_computes_is_what_an_apply_by_hand_writes() {
     let before = by_hand.apply_state().clone();
     let list = entries(6, 9..12);
     apply(&mut by_hand, &list).unwrap();
-    let next = next_apply_state(RegionId(1), &before, &list).unwrap();
+    let next = next_apply_state(RegionId(1), &before, list.iter().map(position)).unwrap();
     assert_eq!(&next, by_hand.apply_state());
 }
 
 #[test]
 fn what_was_applied_elsewhere_is_what_an_open_finds() {
     let (rig, mut storage) = region();
-    let apply = next_apply_state(RegionId(1), storage.apply_state(), &entries(6, 9..12));
+    let apply = next_apply_state(
+        RegionId(1),
+        storage.apply_state(),
+        entries(6, 9..12).iter().map(position),
+    );
     let mut region: RegionLocalState = storage.region_state().clone();
     region.region.region_epoch.conf_ver += 1;
     region.conf_state.learners = vec![7];

@@ -1,17 +1,21 @@
-//! The seam between the stores of a cluster: messages, and the files of snapshots. Uses: types, proto,
-//! snapshot_store, error.
+//! The seam between the stores of a cluster: messages and their bytes, and the files of snapshots.
+//! Uses: types, proto, snapshot_store, error. Never does I/O.
 //!
 //! raft needs little of a network: messages may be lost, delayed, doubled and reordered, and nothing
 //! breaks but time. What it must not do is mix clusters up or change a byte, which is the transport's.
 
+mod wire;
+
+use std::sync::Arc;
+
 use raft::eraftpb::Message;
 
 use crate::error::Result;
-use crate::proto::{Peer, RegionEpoch};
+use crate::proto::{Peer, Region, RegionEpoch};
 use crate::snapshot_store::{RaftSnapshotStorage, SnapshotKey};
 use crate::types::{KeyRange, PeerId, RegionId};
 
-use std::sync::Arc;
+pub use wire::{ENTRIES_MAX, MessageError};
 
 /// What one peer of a region says to another.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,11 +37,15 @@ pub struct PeerMessage {
 /// The content of a [`PeerMessage`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum PeerBody {
-    /// raft's own. Its `from` and `to` are the ids of the peers.
+    /// raft's own. Its `to` is the id of the peer that it is for; its `from` is another peer's than the
+    /// sender's where raft forwards (a proposal, a read, a transfer of the lead).
     Raft(Message),
     /// Whoever hears this was removed from its region, or its region was merged away, and does not know
     /// it. `epoch` of the message is where that had happened or was passed.
-    Gone,
+    Gone {
+        /// The region that has taken it in, as it was before, if it ended by a merge.
+        into: Option<Region>,
+    },
     /// The leader goes to sleep with everything replicated up to the commit; the follower may, too, if
     /// it has the same term and commit.
     Sleep {
@@ -64,7 +72,7 @@ pub enum StoreMessage {
 }
 
 /// Where a transport hands over what comes in. Its calls return at once, except
-/// [`Inbox::accepts_snapshot`].
+/// [`Inbox::accepts_snapshot`]. They come from the transport's threads, and from those that send.
 pub trait Inbox: Send + Sync {
     /// A message from the store `from`, whose identity the transport has checked.
     fn message(&self, from: u64, message: StoreMessage);
@@ -76,7 +84,8 @@ pub trait Inbox: Send + Sync {
     fn snapshot_sent(&self, region: RegionId, peer: PeerId, arrived: bool);
 
     /// Asked before the file of a snapshot is taken in: whether there is a peer that wants it. May wait
-    /// for the store, so it is called on a thread of the transport's that nobody else waits for.
+    /// for the store, so it is called on a thread of the transport's that nobody else waits for; but
+    /// [`Transport::stop`] waits for it, so it has to return when the store is stopped.
     ///
     /// # Errors
     /// `SnapshotRefused` with the reason: the sender is told, and not a byte is read.
@@ -93,17 +102,21 @@ pub trait Transport: Send + Sync {
     fn start(&self, inbox: Arc<dyn Inbox>, snapshots: Arc<dyn RaftSnapshotStorage>) -> Result<()>;
 
     /// Queues `message` for the store `to`, and never waits. What cannot be sent is dropped, and
-    /// reported by [`Inbox::unreachable`] if it was a peer's.
+    /// reported by [`Inbox::unreachable`] if it was a peer's: at least once for each peer while the
+    /// store is not reached. A snapshot that travels inside its message is reported as one of
+    /// [`Transport::send_snapshot`].
     fn send(&self, to: u64, message: StoreMessage);
 
     /// Queues the snapshot in `message`, whose file is `key` in the node's snapshots: the file first,
-    /// by a way of its own, then the message. The outcome goes to [`Inbox::snapshot_sent`].
+    /// by a way of its own, then the message. One whose file travels inside goes as any message. The
+    /// outcome goes to [`Inbox::snapshot_sent`], once, whatever happens.
     fn send_snapshot(&self, to: u64, message: PeerMessage, key: SnapshotKey);
 
     /// Sends what was queued since the last call. One that sends at once need not do anything.
     fn flush(&self) {}
 
-    /// Ends every connection and thread; nothing goes to the inbox after it returned.
+    /// Ends every connection and thread; nothing goes to the inbox after it returned, and snapshots
+    /// that were still on their way were reported as lost. Not to be called by the inbox.
     fn stop(&self);
 }
 
@@ -137,9 +150,12 @@ pub trait Placement: Send + Sync {
 #[derive(Clone, Debug, PartialEq)]
 pub struct RegionReport {
     /// Its range, epoch and peers.
-    pub region: crate::proto::Region,
+    pub region: Region,
     /// The leader.
     pub leader: Peer,
     /// The leader's term.
     pub term: u64,
 }
+
+#[cfg(test)]
+mod tests;
