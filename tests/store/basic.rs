@@ -97,9 +97,18 @@ fn leadership_moves_to_a_peer_that_has_read_what_the_others_miss() {
     let target = 100 + to;
     let cached = |store: u64| cluster.stores[&store].stats().cache.bytes;
     let before = cached(to);
-    cluster.leader(1).transfer_leader(1, target).wait(PATIENCE).unwrap();
+    cluster
+        .leader(1)
+        .transfer_leader(1, target)
+        .wait(PATIENCE)
+        .unwrap();
     assert_eq!(cluster.leader(1).store_id(), to);
-    assert!(cached(to) > before, "the new leader's cache holds what store {down} misses");
+    assert!(
+        cached(to) > before,
+        "the new leader's cache holds what store {down} misses"
+    );
     cluster.start(down);
-    wait("the third", || cluster.stores[&down].read(1).wait(PATIENCE).ok());
+    wait("the third", || {
+        cluster.stores[&down].read(1).wait(PATIENCE).ok()
+    });
 }
