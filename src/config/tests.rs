@@ -29,7 +29,14 @@ fn the_example_spells_out_the_defaults() {
 
 #[test]
 fn the_example_names_every_key() {
-    for section in ["", "snapshot: ", "rocksdb: ", "gc: ", "store: ", "transport: "] {
+    for section in [
+        "",
+        "snapshot: ",
+        "rocksdb: ",
+        "gc: ",
+        "store: ",
+        "transport: ",
+    ] {
         let message = refusal(&format!("{section}{{zzzzzz: 1}}"));
         let (_, keys) = message.split_once("the keys here are ").unwrap();
         for key in keys.split(", ") {
