@@ -61,16 +61,6 @@ snapshot: {backend: memory, compression: lz4, compression_level: 9, inline_bytes
 entry_cache_bytes: 1GB
 rocksdb: {block_cache_bytes: 1MiB, write_buffer_bytes: 2 MiB}
 gc: {entries_max: 10, bytes_max: 4096, entries_trailing: 3}
-store: {tick_ms: 1, election_ticks: 8, heartbeat_ticks: 3, sleep_after_ticks: 0, gc_ticks: 4,
-        region_bytes_max: 1MiB, waiting_bytes_max: 2MiB, apply_threads: 5}
-transport:
-  listen: 0.0.0.0:1
-  stores: {2: \"b:2\"}
-  tls: {ca: a.pem, cert: b.pem, key: c.pem}
-  frame_bytes_max: 1MiB
-  queue_bytes_max: 2MiB
-  snapshot_bytes_max: 3MiB
-  snapshot_bytes_per_second: 0
 ";
     let expected = Config {
         create_if_missing: false,
@@ -96,6 +86,30 @@ transport:
             bytes_max: 4096,
             entries_trailing: 3,
         },
+        ..Config::default()
+    };
+    assert_eq!(Config::from_yaml_str(yaml).unwrap(), expected);
+}
+
+#[test]
+fn every_key_of_the_driver_is_read() {
+    let yaml = "
+cluster_id: 7
+store_id: 8
+store: {tick_ms: 1, election_ticks: 8, heartbeat_ticks: 3, sleep_after_ticks: 0, gc_ticks: 4,
+        region_bytes_max: 1MiB, waiting_bytes_max: 2MiB, apply_threads: 5}
+transport:
+  listen: 0.0.0.0:1
+  stores: {2: \"b:2\"}
+  tls: {ca: a.pem, cert: b.pem, key: c.pem}
+  frame_bytes_max: 1MiB
+  queue_bytes_max: 2MiB
+  snapshot_bytes_max: 3MiB
+  snapshot_bytes_per_second: 0
+";
+    let expected = Config {
+        cluster_id: 7,
+        store_id: 8,
         store: StoreConfig {
             tick_ms: 1,
             election_ticks: 8,
@@ -119,6 +133,7 @@ transport:
             snapshot_bytes_max: 3 << 20,
             snapshot_bytes_per_second: 0,
         },
+        ..Config::default()
     };
     assert_eq!(Config::from_yaml_str(yaml).unwrap(), expected);
 }
