@@ -167,6 +167,8 @@ pub struct Peer {
     rest: Rest,
     // A snapshot's message that waits until everything before it is done.
     snapshot: Option<Box<Message>>,
+    // Raft is told when its ready is advanced that these did not get their messages.
+    unsent: Vec<u64>,
     // Where peers live that the region does not name (any more, or yet).
     known: Vec<PeerMeta>,
     // What the store was last told.
@@ -215,6 +217,7 @@ impl Peer {
             reads: Reads::new(nonce, peer_id),
             rest: Rest::default(),
             snapshot: None,
+            unsent: Vec::new(),
             known: Vec::new(),
             leader: 0,
             role: StateRole::Follower,
