@@ -79,7 +79,10 @@ pub fn profile(args: &Args) -> Outcome {
     let cluster = Cluster::start(dir.path(), 3, REGIONS, &Config::default())?;
     let run = drive(&cluster, PROPOSERS[3], 10.0)?;
     let each = run.cpu_seconds / run.entries as f64 * 1e6;
-    println!("{} entries, {each:.1} us of processor time each", run.entries);
+    println!(
+        "{} entries, {each:.1} us of processor time each",
+        run.entries
+    );
     Ok(())
 }
 

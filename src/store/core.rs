@@ -205,7 +205,7 @@ impl StoreCore {
         let key = peer.key();
         peer.stop(reason);
         self.ticking.remove(&region);
-        self.give_up_admin(key);
+        self.admin.remove(&region);
         self.out.changed.push(key);
     }
 

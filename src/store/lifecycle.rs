@@ -125,7 +125,7 @@ impl StoreCore {
             ..peer.storage().region_state().clone()
         };
         self.peers.remove(&region);
-        self.give_up_admin(key);
+        self.admin.remove(&region);
         self.tombstones.insert(region, tombstone);
         self.closed.insert(region, key);
         self.out.changed.push(key);
@@ -133,12 +133,6 @@ impl StoreCore {
             peer: key,
             work: ApplyWork::Destroy(Box::new(task)),
         });
-    }
-
-    /// Forgets an admin entry that was under way, and the new region of its split: both are in the log.
-    pub(super) fn give_up_admin(&mut self, key: PeerKey) {
-        self.admin.remove(&key.region);
-        self.closed.retain(|_, parent| *parent != key);
     }
 
     /// A peer's log, states and data are gone.
