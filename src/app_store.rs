@@ -245,6 +245,20 @@ struct Slot {
     end: usize,
 }
 
+/// A place in an [`AppBatch`] to go back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BatchMark {
+    operations: usize,
+    bytes: usize,
+}
+
+impl BatchMark {
+    /// How many operations the batch had.
+    pub fn operations(self) -> usize {
+        self.operations
+    }
+}
+
 /// Writes that happen together: all of them or none, in their order.
 ///
 /// ```
@@ -305,29 +319,81 @@ impl AppBatch {
         });
     }
 
+    /// Adds the operations of `other` behind its own.
+    ///
+    /// ```
+    /// use peerstore::{AppBatch, Keyspace};
+    /// let (mut all, mut one) = (AppBatch::new(), AppBatch::new());
+    /// all.put(Keyspace::Data, "a", "1");
+    /// one.put(Keyspace::Data, "b", "2");
+    /// all.append(&one);
+    /// assert_eq!((all.len(), one.len()), (2, 1));
+    /// ```
+    pub fn append(&mut self, other: &AppBatch) {
+        let shift = self.buffer.len();
+        self.buffer.extend_from_slice(&other.buffer);
+        self.slots.extend(other.slots.iter().map(|slot| Slot {
+            start: slot.start + shift,
+            middle: slot.middle + shift,
+            end: slot.end + shift,
+            ..*slot
+        }));
+    }
+
     /// The operations, in order.
     pub fn ops(&self) -> impl Iterator<Item = AppOp<'_>> {
-        self.slots.iter().map(|slot| {
-            let keyspace = slot.keyspace;
-            let first = &self.buffer[slot.start..slot.middle];
-            let second = &self.buffer[slot.middle..slot.end];
-            match slot.kind {
-                OpKind::Put => AppOp::Put {
-                    keyspace,
-                    key: first,
-                    value: second,
-                },
-                OpKind::Delete => AppOp::Delete {
-                    keyspace,
-                    key: first,
-                },
-                OpKind::DeleteRange => AppOp::DeleteRange {
-                    keyspace,
-                    start: first,
-                    end: second,
-                },
-            }
-        })
+        self.slots.iter().map(|slot| self.op_of(slot))
+    }
+
+    /// The operation at `place`, which counts from 0. Panics if there is none.
+    pub(crate) fn op(&self, place: usize) -> AppOp<'_> {
+        self.op_of(&self.slots[place])
+    }
+
+    fn op_of(&self, slot: &Slot) -> AppOp<'_> {
+        let keyspace = slot.keyspace;
+        let first = &self.buffer[slot.start..slot.middle];
+        let second = &self.buffer[slot.middle..slot.end];
+        match slot.kind {
+            OpKind::Put => AppOp::Put {
+                keyspace,
+                key: first,
+                value: second,
+            },
+            OpKind::Delete => AppOp::Delete {
+                keyspace,
+                key: first,
+            },
+            OpKind::DeleteRange => AppOp::DeleteRange {
+                keyspace,
+                start: first,
+                end: second,
+            },
+        }
+    }
+
+    /// Where it ends now, for [`AppBatch::rollback`].
+    pub(crate) fn mark(&self) -> BatchMark {
+        BatchMark {
+            operations: self.slots.len(),
+            bytes: self.buffer.len(),
+        }
+    }
+
+    /// Forgets what was added since `mark` was taken of this batch.
+    pub(crate) fn rollback(&mut self, mark: BatchMark) {
+        let BatchMark { operations, bytes } = mark;
+        assert!(
+            operations <= self.slots.len() && bytes <= self.buffer.len(),
+            "a mark of another batch, or one from before it was shorter: {mark:?}"
+        );
+        self.slots.truncate(operations);
+        self.buffer.truncate(bytes);
+    }
+
+    /// How many operations it has.
+    pub fn len(&self) -> usize {
+        self.slots.len()
     }
 
     /// The bytes of its keys and values.

@@ -17,14 +17,15 @@ use crate::keys::STORE_IDENT_KEY;
 use crate::memory::{MemoryData, MemoryLog, MemorySnapshots};
 use crate::node_dir::{Contents, NodeDir};
 use crate::peer_storage::{
-    Engines, OpenRegions, PeerStorage, StorageOptions, finish_removals, regions,
+    Clock, Engines, OpenRegions, PeerStorage, StorageOptions, TaskSenders, WakeUp, Waker,
+    finish_removals, read_region, region_ids, regions, tombstones,
 };
 use crate::proto::{Region, RegionLocalState, StoreIdent};
 use crate::raft_log::{LogBatch, LogStats, RaftLogStorage};
 use crate::snapshot_dir::{self, SnapshotDir, SnapshotOptions};
 use crate::snapshot_store::RaftSnapshotStorage;
 use crate::types::{Durability, PeerId, RegionId};
-use crate::workers::Workers;
+use crate::workers::{SteppedWorkers, Workers};
 
 /// The directories of the parts.
 const RAFT: &str = "raft";
@@ -49,7 +50,7 @@ const SNAPSHOTS: &str = "snapshots";
 /// ```
 pub struct CompositeStorage {
     engines: Arc<Engines>,
-    store_id: u64,
+    ident: StoreIdent,
 }
 
 /// The storages of a node that is put together by hand, from any backends.
@@ -83,14 +84,14 @@ impl CompositeStorage {
                 app,
                 snapshots,
             };
-            return Self::start(parts, &config, None);
+            return Self::start(parts, &config, ident_of(&config), None);
         }
         let (fs, dir) = (Arc::new(DiskFs), dir.as_ref());
         let node_dir = NodeDir::open(&*fs, dir, config.create_if_missing, &contents)?;
         let parts = open_parts(fs.clone(), dir, &config)?;
-        check_ident(dir, &config, &*parts.app)?;
+        let ident = check_ident(dir, &config, &*parts.app)?;
         let lock = node_dir.finish(&*fs, &contents)?;
-        Self::start(parts, &config, Some(Box::new(lock)))
+        Self::start(parts, &config, ident, Some(Box::new(lock)))
     }
 
     /// Puts a node together from stores that are open already, your own among them. Of `config`, what
@@ -100,26 +101,78 @@ impl CompositeStorage {
     /// `Config`; `Io` if the system gives no thread; those of the stores.
     pub fn from_parts(parts: Parts, config: &Config) -> Result<Self> {
         config.validate()?;
-        Self::start(parts, config, None)
+        Self::start(parts, config, ident_of(config), None)
+    }
+
+    /// The same without threads: what the workers would do is done when [`SteppedWorkers`] is told to,
+    /// on the caller's thread, and the clock stands still until it is moved. For simulations that are
+    /// the same each time.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use peerstore::memory::{MemoryData, MemoryLog, MemorySnapshots};
+    /// use peerstore::{CompositeStorage, Config, Parts, Region};
+    /// use raft::Storage as _;
+    /// let parts = Parts {
+    ///     log: Arc::new(MemoryLog::new()),
+    ///     app: Arc::new(MemoryData::new()),
+    ///     snapshots: Arc::new(MemorySnapshots::new()),
+    /// };
+    /// let (node, workers) = CompositeStorage::from_parts_stepped(parts, &Config::default())?;
+    /// let storage = node.create_region(&Region::single(1, 1))?;
+    /// assert!(storage.snapshot(0, 2).is_err(), "asked for, not built");
+    /// assert!(workers.step_snapshot());
+    /// assert_eq!(storage.snapshot(0, 2)?.get_metadata().index, 5);
+    /// assert!(!workers.step_snapshot(), "there is nothing more to do");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`CompositeStorage::from_parts`].
+    pub fn from_parts_stepped(parts: Parts, config: &Config) -> Result<(Self, SteppedWorkers)> {
+        config.validate()?;
+        let wake = Arc::new(WakeUp::default());
+        let (tasks, stepped) = SteppedWorkers::new(&parts.log, &parts.snapshots, &wake);
+        let background = Background {
+            tasks,
+            workers: Box::new(()),
+            wake,
+            clock: stepped.clock().clone(),
+        };
+        let node = Self::assemble(parts, config, ident_of(config), background, None)?;
+        Ok((node, stepped))
     }
 
     fn start(
         parts: Parts,
         config: &Config,
+        ident: StoreIdent,
         lock: Option<Box<dyn Any + Send + Sync>>,
     ) -> Result<Self> {
-        let Parts {
-            log,
-            app,
-            snapshots,
-        } = parts;
-        let (tasks, workers) = Workers::start(&log, &snapshots)?;
-        let engines = Engines {
+        let wake = Arc::new(WakeUp::default());
+        let (tasks, workers) = Workers::start(&parts.log, &parts.snapshots, &wake)?;
+        let background = Background {
             tasks,
-            _workers: Box::new(workers),
-            log,
-            app,
-            snapshots,
+            workers: Box::new(workers),
+            wake,
+            clock: Clock::machine(),
+        };
+        Self::assemble(parts, config, ident, background, lock)
+    }
+
+    fn assemble(
+        parts: Parts,
+        config: &Config,
+        ident: StoreIdent,
+        background: Background,
+        lock: Option<Box<dyn Any + Send + Sync>>,
+    ) -> Result<Self> {
+        let engines = Engines {
+            tasks: background.tasks,
+            _workers: background.workers,
+            log: parts.log,
+            app: parts.app,
+            snapshots: parts.snapshots,
             cache: CacheBudget::new(config.entry_cache_bytes),
             options: StorageOptions {
                 durability: config.durability,
@@ -127,14 +180,27 @@ impl CompositeStorage {
                 retry_backoff: Duration::from_millis(config.snapshot.retry_backoff_ms),
                 gc: config.gc,
             },
+            wake: background.wake,
+            clock: background.clock,
             open_regions: Arc::new(OpenRegions::default()),
             _lock: lock,
         };
         finish_removals(&engines)?;
         Ok(CompositeStorage {
             engines: Arc::new(engines),
-            store_id: config.store_id,
+            ident,
         })
+    }
+
+    /// The id of this store in its cluster: the config's, or if that gives none, the one that the
+    /// directory was given before; 0 if neither has.
+    pub fn store_id(&self) -> u64 {
+        self.ident.store_id
+    }
+
+    /// The id of the cluster, in the same way.
+    pub fn cluster_id(&self) -> u64 {
+        self.ident.cluster_id
     }
 
     /// Creates a region with its peers. This node's own is the only one, or the one whose store id is
@@ -149,7 +215,7 @@ impl CompositeStorage {
     pub fn create_region(&self, region: &Region) -> Result<PeerStorage> {
         let own = match &region.peers[..] {
             [peer] => Some(peer),
-            peers => peers.iter().find(|p| p.store_id == self.store_id),
+            peers => peers.iter().find(|p| p.store_id == self.store_id()),
         };
         let peer = own.ok_or_else(|| {
             let stores: Vec<u64> = region.peers.iter().map(|p| p.store_id).collect();
@@ -157,7 +223,7 @@ impl CompositeStorage {
                 region.region_id(),
                 "create_region",
                 format!("peers on the stores {stores:?}"),
-                format!("one on this store, {} by the config", self.store_id),
+                format!("one on this store, {}", self.store_id()),
             )
         })?;
         PeerStorage::create(&self.engines, region, PeerId(peer.id))
@@ -231,6 +297,61 @@ impl CompositeStorage {
     /// Those of the log store.
     pub fn write_log(&self, batch: &LogBatch) -> Result<()> {
         self.engines.write_log(batch)
+    }
+}
+
+/// What the driver of many regions needs of its node.
+impl CompositeStorage {
+    /// What every region shares.
+    pub(crate) fn engines(&self) -> &Arc<Engines> {
+        &self.engines
+    }
+
+    /// From now on `waker` is called, on a worker's thread, with each region that a worker has answered.
+    /// It must not keep the node alive, or the node's last share could be dropped by its own worker.
+    pub(crate) fn set_waker(&self, waker: Waker) {
+        self.engines.wake.set(waker);
+    }
+
+    /// What this node knows about `region`, also if it was removed.
+    ///
+    /// # Errors
+    /// `Corruption` if it does not decode, else those of the data store.
+    pub(crate) fn local_state(&self, region: RegionId) -> Result<Option<RegionLocalState>> {
+        read_region(&self.engines, region)
+    }
+
+    /// The ids of the regions that were not removed, also of those whose state is damaged.
+    ///
+    /// # Errors
+    /// Those of the data store.
+    pub(crate) fn region_ids(&self) -> Result<Vec<RegionId>> {
+        region_ids(&self.engines)
+    }
+
+    /// The regions that were removed from this node, ascending by id.
+    ///
+    /// # Errors
+    /// Those of the data store.
+    pub(crate) fn tombstones(&self) -> Result<Vec<RegionLocalState>> {
+        tombstones(&self.engines)
+    }
+}
+
+/// What works for the regions of a node beside their own threads.
+struct Background {
+    tasks: TaskSenders,
+    // Dropped after the senders: joins what runs.
+    workers: Box<dyn Any + Send + Sync>,
+    wake: Arc<WakeUp>,
+    clock: Clock,
+}
+
+/// Who the config says that the store is.
+fn ident_of(config: &Config) -> StoreIdent {
+    StoreIdent {
+        cluster_id: config.cluster_id,
+        store_id: config.store_id,
     }
 }
 
@@ -316,17 +437,19 @@ fn without_rocksdb(dir: &Path) -> Error {
     }
 }
 
-/// Compares who the store is with who the config says, and notes it where one of them is new.
-fn check_ident(dir: &Path, config: &Config, app: &dyn ApplicationDataStorage) -> Result<()> {
+/// Compares who the store is with who the config says, and notes it where one of them is new. Returns
+/// who it is.
+fn check_ident(
+    dir: &Path,
+    config: &Config,
+    app: &dyn ApplicationDataStorage,
+) -> Result<StoreIdent> {
     let stored = match app.get(Keyspace::Store, STORE_IDENT_KEY)? {
         Some(bytes) => StoreIdent::decode(&*bytes)
             .map_err(|e| Error::corruption(None, "StoreIdent", e.to_string()))?,
         None => StoreIdent::default(),
     };
-    let given = StoreIdent {
-        cluster_id: config.cluster_id,
-        store_id: config.store_id,
-    };
+    let given = ident_of(config);
     let differs = |stored: u64, given: u64| stored != 0 && given != 0 && stored != given;
     if differs(stored.cluster_id, given.cluster_id) || differs(stored.store_id, given.store_id) {
         let shown =
@@ -347,7 +470,7 @@ fn check_ident(dir: &Path, config: &Config, app: &dyn ApplicationDataStorage) ->
         batch.put(Keyspace::Store, STORE_IDENT_KEY, ident.encode_to_vec());
         app.write(&batch, Durability::Synced)?;
     }
-    Ok(())
+    Ok(ident)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use raft::StorageError;
 
+use crate::proto::{Peer, Region, RegionEpoch};
 use crate::types::{KeyRange, RegionId};
 
 /// The result of this crate's calls.
@@ -278,6 +279,70 @@ pub enum Error {
         /// How long.
         limit_ms: u64,
     },
+    /// This peer does not lead its region. Ask the one that does.
+    #[error("region {region}: not the leader{}", .leader.as_ref().map(|l| format!("; peer {} on store {} is", l.id, l.store_id)).unwrap_or_else(|| ", and none is known; try again later".into()))]
+    NotLeader {
+        /// The region.
+        region: RegionId,
+        /// The leader, where it is known.
+        leader: Option<Peer>,
+    },
+    /// The region was split, merged or given other peers since the request was made. Nothing was done.
+    #[error("region {region}: epoch {got:?} is stale; the region is now {} at {:?}", .current.range(), .current.region_epoch)]
+    StaleEpoch {
+        /// The region.
+        region: RegionId,
+        /// The epoch of the request.
+        got: RegionEpoch,
+        /// The region as it is now.
+        current: Box<Region>,
+    },
+    /// Another entry took the place of the proposal in the log: it was not and will not be applied.
+    #[error(
+        "region {region}: the proposal was replaced by another leader's entry; propose it again"
+    )]
+    ProposalDropped {
+        /// The region.
+        region: RegionId,
+    },
+    /// Whether the proposal was or will be applied cannot be told here any more: a snapshot or the end
+    /// of the peer covers it.
+    #[error(
+        "region {region}: it is not known whether the proposal was applied; read before it is repeated"
+    )]
+    Uncertain {
+        /// The region.
+        region: RegionId,
+    },
+    /// The region cannot do this now. Nothing was done.
+    #[error("region {region}: {what} refused: {reason}")]
+    Refused {
+        /// The region.
+        region: RegionId,
+        /// What was asked.
+        what: &'static str,
+        /// Why, and what would help.
+        reason: String,
+    },
+    /// More is waiting than the store takes. Nothing was done; try again when something is answered.
+    #[error("the store is busy: {waiting} bytes of proposals wait, it takes {limit}")]
+    Busy {
+        /// The bytes that wait.
+        waiting: u64,
+        /// How many it takes.
+        limit: u64,
+    },
+    /// The region was stopped by an error of its own; the others go on.
+    #[error("region {region} was stopped: {reason}")]
+    RegionStopped {
+        /// The region.
+        region: RegionId,
+        /// The error.
+        reason: String,
+    },
+    /// The store was shut down.
+    #[error("the store was shut down")]
+    StoreStopped,
     /// The counter that ids come from is at its end, or a peer claims to have come there.
     #[error("{wanted} ids are wanted, {left} are left; an id near the end was observed or given")]
     IdsExhausted {
@@ -291,6 +356,15 @@ pub enum Error {
     WorkerGone {
         /// Which one.
         worker: &'static str,
+    },
+    /// Code that a background worker called panicked: a backend's, or a state machine's. The worker
+    /// goes on with other work.
+    #[error("the {worker} worker panicked: {message}; this is a bug, report it")]
+    WorkerPanicked {
+        /// Which one.
+        worker: &'static str,
+        /// What the panic said.
+        message: String,
     },
 }
 
@@ -450,6 +524,20 @@ impl Error {
             expected: expected.into(),
         }
     }
+}
+
+/// Does a piece of a worker's work. A panic in it becomes an error, so that it ends neither the worker nor
+/// what other regions wait for. What `work` changes must not be used any more after a panic.
+pub(crate) fn catch_panic<T>(worker: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let message = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+            (Some(text), _) => (*text).to_string(),
+            (_, Some(text)) => text.clone(),
+            _ => "(no text)".to_string(),
+        };
+        tracing::error!(worker, message, "a worker panicked");
+        Err(Error::WorkerPanicked { worker, message })
+    })
 }
 
 /// For the streams of [`std::io`]: the kind that fits, with the error itself inside, which

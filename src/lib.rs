@@ -64,7 +64,8 @@
 //! | add a peer that has nothing | [`CompositeStorage::create_uninitialized`] |
 //! | set a node up | [`Config`], from code or from YAML |
 //! | bring a log or a data store of your own | [`RaftLogStorage`], [`ApplicationDataStorage`], [`CompositeStorage::from_parts`], and the suites of `conformance` |
-//! | test against power cuts and failing disks | [`memory`] |
+//! | write a state machine, or take one of keys and values | [`StateMachine`], [`ApplyBatch`], [`KvStateMachine`] |
+//! | test against power cuts, failing disks and bad networks | [`memory`] |
 //! | see a region | [`dot::live`] |
 //! | know what an error asks of you | [`Error`], [`RecoveryError`] |
 //!
@@ -92,7 +93,12 @@
 //! Exactly one codec has to be on, the one that your program uses.
 #![deny(missing_docs)]
 
+// What the tests outside are tried on serves the tests inside as well.
+#[cfg(test)]
+extern crate self as peerstore;
+
 mod app_store;
+mod command;
 mod composite;
 mod conf;
 mod config;
@@ -103,13 +109,16 @@ mod entry_cache;
 mod error;
 mod fs;
 pub mod keys;
+mod kv;
 mod logger;
 pub mod memory;
 mod node_dir;
+mod peer;
 mod peer_storage;
 mod placement;
 mod proto;
 mod raft_log;
+mod reader;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
 mod size;
@@ -118,7 +127,9 @@ pub mod snapshot_dir;
 mod snapshot_format;
 mod snapshot_store;
 mod state_machine;
+mod store;
 pub mod tcp;
+mod ticket;
 mod transport;
 mod types;
 mod workers;
@@ -130,10 +141,12 @@ pub use app_store::{
 pub use composite::{CompositeStorage, Parts};
 pub use config::{
     AppBackend, Compression, Config, LogBackend, RocksConfig, SnapshotBackend, SnapshotConfig,
+    StoreConfig, TlsConfig, TransportConfig,
 };
 pub use entry_cache::CacheStats;
 pub use error::{Error, RecoveryError, Result};
 pub use fs::{DiskFs, File, FileLock, FileSystem};
+pub use kv::{KvCommand, KvRefusal, KvReply, KvStateMachine};
 pub use logger::raft_logger;
 pub use peer_storage::{
     GcInput, GcPolicy, PeerStorage, SNAPSHOT_TRANSITIONS, SnapshotState, Staged,
@@ -144,17 +157,24 @@ pub use proto::{
     RaftLocalState, RaftTruncatedState, Region, RegionEpoch, RegionLocalState, StoreIdent,
 };
 pub use raft_log::{LogBatch, LogOp, LogStats, RaftLogStorage};
+pub use reader::Reader;
 pub use snapshot_data::{RaftSnapshotData, SNAPSHOT_DATA_VERSION};
 pub use snapshot_store::{
     RaftSnapshotStorage, SnapshotFile, SnapshotId, SnapshotInfo, SnapshotKey, SnapshotMeta,
     SnapshotReader, SnapshotReceiver, SnapshotVerdict, SnapshotWriter,
 };
 pub use state_machine::{ApplyBatch, StateMachine};
+pub use store::{
+    ChangePeer, RegionProgress, RegionStage, RegionStatus, SteppedStore, Store, StoreOptions,
+    StorePart, StoreStats,
+};
+pub use ticket::Ticket;
 pub use transport::{
     ENTRIES_MAX, Inbox, MessageError, PeerBody, PeerMessage, Placement, RegionReport, StoreMessage,
     Transport,
 };
 pub use types::{Durability, KeyRange, LogPosition, PeerId, RegionId};
+pub use workers::SteppedWorkers;
 
 /// Compiles and runs the readme's program.
 #[cfg(doctest)]

@@ -188,6 +188,15 @@ impl LogBatch {
         self.ops.is_empty()
     }
 
+    /// Adds what `other` holds, behind what is here.
+    pub fn merge(&mut self, other: LogBatch) {
+        self.must_sync |= other.must_sync;
+        match self.ops.is_empty() {
+            true => self.ops = other.ops,
+            false => self.ops.extend(other.ops),
+        }
+    }
+
     /// Empties it, to be filled again.
     pub fn clear(&mut self) {
         self.ops.clear();

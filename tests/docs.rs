@@ -138,6 +138,7 @@ fn tests_under(dir: &Path, found: &mut String) {
 fn every_test_of_a_rule_that_is_named_exists() {
     let mut tests = String::new();
     tests_under(&root().join("tests"), &mut tests);
+    tests_under(&root().join("src"), &mut tests);
     let text = read("docs/architecture.md");
     let names = text
         .split('`')

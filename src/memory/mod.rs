@@ -2,11 +2,14 @@
 //!
 //! [`MemoryLog`] and [`MemoryData`] keep apart what was written and what was synced, so that a test
 //! can cut the power ([`MemoryLog::crash_copy`]) or let a write fail ([`MemoryLog::fail_next_write`]).
+//! [`MemoryNetwork`] is the network between stores, step by step from a seed or at once.
 
 mod app;
 mod fs;
 mod journal;
 mod log;
+mod network;
+mod placement;
 mod snapshots;
 #[cfg(test)]
 mod tests;
@@ -15,4 +18,6 @@ pub use app::MemoryData;
 pub use fs::{Lost, MemFs};
 pub use journal::WriteFault;
 pub use log::MemoryLog;
+pub use network::{MemoryNetwork, MessageKind, NetworkOptions, Traffic};
+pub use placement::MemoryPlacement;
 pub use snapshots::MemorySnapshots;

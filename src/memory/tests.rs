@@ -1,10 +1,10 @@
-//! Power cuts and failing writes of the memory stores.
+//! Power cuts and failing writes of the memory stores, and the placement.
 
-use super::{MemoryData, MemoryLog, WriteFault};
+use super::{MemoryData, MemoryLog, MemoryPlacement, WriteFault};
 use crate::proto::RaftLocalState;
 use crate::{
-    AppBatch, ApplicationDataStorage, DataRead, Durability, Error, Keyspace, LogBatch,
-    RaftLogStorage,
+    AppBatch, ApplicationDataStorage, DataRead, Durability, Error, Keyspace, LogBatch, Placement,
+    RaftLogStorage, Region, RegionReport,
 };
 
 fn state(last_index: u64) -> LogBatch {
@@ -86,4 +86,42 @@ fn a_failed_import_changes_nothing() {
     assert_eq!(found.as_deref(), Some(&b"1"[..]));
     let got = data.write(&batch, Durability::Buffered);
     assert!(matches!(got, Err(Error::Poisoned { .. })), "{got:?}");
+}
+
+#[test]
+fn ids_are_larger_than_every_one_that_was_seen_and_never_given_twice() {
+    let placement = MemoryPlacement::new();
+    assert_eq!(placement.allocate_ids(3).unwrap(), [1, 2, 3]);
+    let clone = placement.clone();
+    clone.observe_id(10);
+    clone.observe_id(4);
+    assert_eq!(placement.max_id(), 10);
+    assert_eq!(placement.allocate_ids(0).unwrap(), []);
+    assert_eq!(placement.allocate_ids(2).unwrap(), [11, 12]);
+    assert_eq!(clone.allocate_ids(1).unwrap(), [13]);
+    assert_eq!(placement.address(1), None);
+}
+
+#[test]
+fn the_newest_report_of_a_region_is_kept() {
+    let placement = MemoryPlacement::new();
+    let report = |id: u64, version, term| {
+        let mut region = Region::single(id, 1);
+        region.region_epoch.version = version;
+        let leader = region.peers[0];
+        let report = RegionReport {
+            region,
+            leader,
+            term,
+        };
+        placement.report(&report);
+        report
+    };
+    let one = report(1, 2, 7);
+    report(1, 1, 9);
+    report(1, 2, 6);
+    let two = report(2, 1, 1);
+    assert_eq!(placement.reports(), [one, two.clone()]);
+    let newer = report(1, 3, 6);
+    assert_eq!(placement.reports(), [newer, two]);
 }

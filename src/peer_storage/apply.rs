@@ -5,17 +5,19 @@ use prost::Message as _;
 use raft::eraftpb::{ConfState, Entry};
 
 use super::PeerStorage;
+use super::applied::advance;
 use crate::app_store::{AppBatch, Keyspace};
 use crate::conf::check_conf_state;
 use crate::error::{Error, Result};
 use crate::keys::region_key;
 use crate::proto::{RaftApplyState, RegionLocalState};
 use crate::state_machine::ApplyBatch;
-use crate::types::Durability;
+use crate::types::{Durability, LogPosition};
 
 impl PeerStorage {
     /// Applies committed entries: calls `apply` for each, then writes what it put into the batch, the
-    /// applied index and a changed configuration together.
+    /// applied index and a changed configuration together. [`ApplyBatch::get`] answers what the entries
+    /// before have left, those of the same call too.
     ///
     /// A batch without a new configuration is not fsynced: the entries are durable in the log, and
     /// what a power cut takes from the data is applied again from there. The log keeps what it needs
@@ -46,7 +48,7 @@ impl PeerStorage {
     pub fn apply(
         &mut self,
         entries: &[Entry],
-        mut apply: impl FnMut(&Entry, &mut ApplyBatch) -> Result<()>,
+        mut apply: impl FnMut(&Entry, &mut ApplyBatch<'_>) -> Result<()>,
     ) -> Result<()> {
         self.check_writable("apply")?;
         let Some(last) = entries.last() else {
@@ -65,12 +67,14 @@ impl PeerStorage {
             }
         }
         self.check_durable(last.index)?;
-        let mut batch = ApplyBatch::of(entries);
+        let range = self.region().range();
+        let mut batch = ApplyBatch::new(&*self.engines.app, &range);
+        batch.reserve_for(entries);
         for entry in entries {
             apply(entry, &mut batch)?;
         }
         let conf_states = batch.take_conf_states();
-        let batch = batch.into_checked(self.region_id(), &self.region().range())?;
+        let batch = batch.into_checked(self.region_id())?;
         let durability = match conf_states[..] {
             [] => Durability::Buffered,
             _ => self.engines.options.durability,
@@ -141,16 +145,12 @@ impl PeerStorage {
     ) -> Result<()> {
         let region = self.region_id();
         let region_state = self.reconfigured(conf_states)?;
-        let mut state = RaftApplyState {
-            applied_index: applied,
-            ..self.apply_state.clone()
-        };
-        // What is applied is committed, and it is persisted: so the recorded commit is both.
-        if state.commit_index < applied {
-            state.commit_term = self.term_of(applied)?;
-            state.commit_index = applied;
-            self.reach_term(state.commit_term)?;
-        }
+        let mut state = self.apply_state.clone();
+        advance(
+            &mut state,
+            LogPosition::new(self.term_of(applied)?, applied),
+        );
+        self.reach_term(state.commit_term)?;
         let key = region_key(region);
         batch.put(Keyspace::ApplyState, key, state.encode_to_vec());
         if let Some(state) = &region_state {

@@ -3,11 +3,12 @@
 
 use std::any::Any;
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
+use super::clock::Clock;
 use super::fetch::FetchTask;
 use super::gc::GcPolicy;
 use super::snapshot::SnapshotTask;
@@ -82,6 +83,11 @@ impl NeededFiles {
         self.lock().needed.remove(key);
     }
 
+    /// No file of `region` is needed any more: its last install has come to its end.
+    pub fn release_region(&self, region: RegionId) {
+        self.lock().needed.retain(|key| key.region != region);
+    }
+
     /// Removes `key` from `store`, unless it is needed.
     ///
     /// # Errors
@@ -93,13 +99,48 @@ impl NeededFiles {
         }
         uses.removing.insert(*key);
         drop(uses);
-        let removed = store.delete(key);
-        self.lock().removing.remove(key);
-        removed
+        let _removing = Removing { files: self, key };
+        store.delete(key)
     }
 
     fn lock(&self) -> MutexGuard<'_, FileUses> {
         self.0.lock().unwrap_or_else(|p| p.into_inner())
+    }
+}
+
+/// Says that a file is being removed, until it is dropped: a store that panics must not leave the file
+/// unusable for ever.
+struct Removing<'a> {
+    files: &'a NeededFiles,
+    key: &'a SnapshotKey,
+}
+
+impl Drop for Removing<'_> {
+    fn drop(&mut self) {
+        self.files.lock().removing.remove(self.key);
+    }
+}
+
+/// What is called with the id of a region for which a worker has something.
+pub type Waker = Arc<dyn Fn(RegionId) + Send + Sync>;
+
+/// Tells who drives the regions that a worker has answered one, so that nobody has to poll.
+#[derive(Default)]
+pub struct WakeUp(RwLock<Option<Waker>>);
+
+impl WakeUp {
+    /// From now on `waker` is called, on the worker's thread, and nobody that was called before.
+    pub fn set(&self, waker: Waker) {
+        *self.0.write().unwrap_or_else(|p| p.into_inner()) = Some(waker);
+    }
+
+    /// Calls it, if there is one.
+    pub fn wake(&self, region: RegionId) {
+        // Not under the lock: it may take as long as it wants.
+        let waker = self.0.read().unwrap_or_else(|p| p.into_inner()).clone();
+        if let Some(waker) = waker {
+            waker(region);
+        }
     }
 }
 
@@ -120,6 +161,10 @@ pub struct Engines {
     pub cache: Arc<CacheBudget>,
     /// What was chosen.
     pub options: StorageOptions,
+    /// Called when a worker has answered a region.
+    pub wake: Arc<WakeUp>,
+    /// Measures the pause of a failed snapshot.
+    pub clock: Clock,
     /// The regions that have an owner.
     pub open_regions: Arc<OpenRegions>,
     /// Dropped last: the lock of the directory, where there is one.
@@ -138,13 +183,27 @@ impl Engines {
         };
         self.log.write(batch, durability)
     }
+
+    /// Has the worker remove a snapshot file.
+    pub fn remove_snapshot_file(&self, key: SnapshotKey) {
+        // Without a worker the node is going down; the file is an orphan and removed at the next open.
+        let _ = self.tasks.snapshot.send(SnapshotTask::Remove(key));
+    }
 }
 
 /// Sees to it that each region has one owner: two would vote twice.
 #[derive(Debug, Default)]
-pub struct OpenRegions(Mutex<HashSet<RegionId>>);
+pub struct OpenRegions(Mutex<Owned>);
 
-/// Held by the owner of a region; dropping it lets another one open the region.
+#[derive(Debug, Default)]
+struct Owned {
+    open: HashSet<RegionId>,
+    // A write of their state failed, and may be on the disk all the same.
+    doubtful: HashSet<RegionId>,
+}
+
+/// Held by the owner of a region; dropping the last share of it lets another one open the region. What
+/// works for the region on another thread has a share, so that nobody opens it under that work.
 #[derive(Debug)]
 pub struct Ownership {
     regions: Arc<OpenRegions>,
@@ -156,21 +215,38 @@ impl OpenRegions {
     ///
     /// # Errors
     /// `RegionOpen` if it has one.
-    pub fn acquire(self: &Arc<Self>, region: RegionId) -> Result<Ownership> {
-        let mut open = self.0.lock().unwrap_or_else(|p| p.into_inner());
-        if !open.insert(region) {
+    pub fn acquire(self: &Arc<Self>, region: RegionId) -> Result<Arc<Ownership>> {
+        if !self.lock().open.insert(region) {
             return Err(Error::RegionOpen { region });
         }
-        Ok(Ownership {
+        Ok(Arc::new(Ownership {
             regions: Arc::clone(self),
             region,
-        })
+        }))
+    }
+
+    /// Nobody knows what the disk says about `region` now: the write that changed it failed.
+    pub fn doubt(&self, region: RegionId) {
+        self.lock().doubtful.insert(region);
+    }
+
+    /// Whether that is so.
+    pub fn is_doubtful(&self, region: RegionId) -> bool {
+        self.lock().doubtful.contains(&region)
+    }
+
+    /// The disk says what can be read.
+    pub fn trust(&self, region: RegionId) {
+        self.lock().doubtful.remove(&region);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Owned> {
+        self.0.lock().unwrap_or_else(|p| p.into_inner())
     }
 }
 
 impl Drop for Ownership {
     fn drop(&mut self) {
-        let mut open = self.regions.0.lock().unwrap_or_else(|p| p.into_inner());
-        open.remove(&self.region);
+        self.regions.lock().open.remove(&self.region);
     }
 }

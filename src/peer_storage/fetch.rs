@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender};
 use raft::GetEntriesContext;
 use raft::eraftpb::Entry;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, catch_panic};
 use crate::raft_log::RaftLogStorage;
 use crate::types::RegionId;
 
@@ -32,9 +32,16 @@ struct Fetched {
 }
 
 impl FetchTask {
+    /// The region that asks.
+    pub fn region(&self) -> RegionId {
+        self.region
+    }
+
     /// Reads the entries and answers. Runs on the worker.
     pub fn run(self, log: &dyn RaftLogStorage) {
-        let result = log.read_entries(self.region, self.low..self.high, self.bytes_max);
+        let range = self.low..self.high;
+        let read = || log.read_entries(self.region, range, self.bytes_max);
+        let result = catch_panic("fetch", read);
         // The region may be gone by now; then nobody waits for the answer.
         let _ = self.reply.send(Fetched {
             low: self.low,

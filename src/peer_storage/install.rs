@@ -39,11 +39,18 @@ impl std::fmt::Debug for Install {
     }
 }
 
-/// What a snapshot brings, checked against the region.
-struct Checked {
-    position: LogPosition,
-    region_state: RegionLocalState,
-    file: Option<SnapshotInfo>,
+/// What an install switches a region to, as far as the message tells and checked against the region.
+#[derive(Debug)]
+pub(super) struct Target {
+    // Applying; the range and epoch are the snapshot's.
+    pub region_state: RegionLocalState,
+    pub apply_state: RaftApplyState,
+    pub hard_state: HardState,
+    // Those that came behind the snapshot.
+    pub entries: Vec<Entry>,
+    // None if it leaves the data alone.
+    data: Option<RaftSnapshotData>,
+    snapshot: Snapshot,
 }
 
 impl PeerStorage {
@@ -74,76 +81,32 @@ impl PeerStorage {
         entries: &[Entry],
         batch: &mut LogBatch,
     ) -> Result<Install> {
-        let checked = self.check_snapshot(snapshot)?;
-        let LogPosition { term, index } = checked.position;
-        check_contiguous(self.region_id(), index + 1, entries)?;
-        let install = self.stage_data(&checked)?;
-        let hard_state = hard_state.unwrap_or_else(|| {
-            let mut state = self.hard_state().clone();
-            (state.term, state.commit) = (state.term.max(term), index);
-            state
-        });
-        let apply_state = RaftApplyState {
-            applied_index: index,
-            truncated_state: checked.position.into(),
-            commit_index: index,
-            commit_term: term,
-        };
-        // The log that is written from this after a crash ends at the snapshot, and so must its commit:
-        // what came behind the snapshot was not acknowledged yet.
-        let pending = PendingSnapshot {
-            hard_state: wire::HardState {
-                commit: index,
-                ..(&hard_state).into()
-            },
-            last_index: index,
-            file: install.file.map(|key| key.id.into()),
-        };
-        let region = self.region_id();
-        let key = region_key(region);
-        let mut kv = AppBatch::default();
-        kv.put(
-            Keyspace::RegionState,
-            key,
-            checked.region_state.encode_to_vec(),
-        );
-        kv.put(Keyspace::ApplyState, key, apply_state.encode_to_vec());
-        kv.put(Keyspace::SnapshotState, key, pending.encode_to_vec());
-        let written = (self.engines.app).write(&kv, self.engines.options.durability);
+        let target = self.plan_install(snapshot, hard_state, entries)?;
+        let install = target.stage_data(&self.engines)?;
+        let written = target.write_applying(&self.engines, &install, AppBatch::default());
         // From here on nobody may write to the log: it is wiped. That holds for a failed write too,
         // because it may be on the disk all the same.
-        self.begin_applying();
-        self.region_state.state = PeerState::Applying;
+        self.set_applying();
         written?;
-
-        let last_index = entries.last().map_or(index, |e| e.index);
-        let raft_state = RaftLocalState {
-            hard_state,
-            last_index,
-        };
-        batch.clear_region(region);
-        batch.append(region, entries.to_vec());
-        batch.state(region, raft_state.clone());
-        batch.require_sync();
-
-        self.show_snapshot(checked.region_state, apply_state, raft_state.hard_state);
-        self.accept_entries(entries.to_vec());
-        self.assert_invariants();
+        target.add_to_log(batch);
+        self.show_target(target);
         Ok(install)
     }
 
-    /// Makes memory show the snapshot; the state Applying keeps everybody from using it.
-    fn show_snapshot(
-        &mut self,
-        region_state: RegionLocalState,
-        apply_state: RaftApplyState,
-        hard_state: HardState,
-    ) {
-        let position = apply_state.truncated();
-        self.region_state = region_state;
-        self.apply_state = apply_state;
+    /// From here on the region writes nothing: a snapshot is being installed.
+    pub(super) fn set_applying(&mut self) {
+        self.begin_applying();
+        self.region_state.state = PeerState::Applying;
+    }
+
+    /// Makes memory show the snapshot and what came behind it; while the state is Applying, that keeps
+    /// everybody from using it.
+    pub(super) fn show_target(&mut self, target: Target) {
+        let position = target.apply_state.truncated();
+        self.region_state = target.region_state;
+        self.apply_state = target.apply_state;
         self.raft_state = RaftLocalState {
-            hard_state,
+            hard_state: target.hard_state,
             last_index: position.index,
         };
         self.cache.clear();
@@ -151,50 +114,40 @@ impl PeerStorage {
         self.terms.get_mut().learn(position);
         (self.persisted, self.log_start) = (position.index, position.index + 1);
         *self.log_bytes.get_mut() = LogBytes::Known(0);
+        self.accept_entries(target.entries);
+        self.assert_invariants();
     }
 
     /// Steps 3 and 4.
     pub(super) fn finish_install(&mut self, install: Install) -> Result<()> {
-        if let Some(import) = install.import {
-            import.finish()?;
-        }
-        let state = RegionLocalState {
-            state: PeerState::Normal,
-            ..self.region_state.clone()
-        };
-        let key = region_key(self.region_id());
-        let mut batch = AppBatch::default();
-        batch.put(Keyspace::RegionState, key, state.encode_to_vec());
-        batch.delete(Keyspace::SnapshotState, key);
-        self.engines
-            .app
-            .write(&batch, self.engines.options.durability)?;
-        self.region_state = state;
+        self.region_state = install.finish(&self.engines, &self.region_state)?;
         self.end_applying();
-        if let Some(file) = install.file {
-            self.engines.tasks.needed.release(&file);
-            self.remove_snapshot_file(file);
-        }
         Ok(())
     }
 
     /// Everything behind the snapshot that came with it is durable.
-    fn set_installed_persisted(&mut self) {
+    pub(super) fn set_installed_persisted(&mut self) {
         self.persisted = self.log_last();
         self.cache.set_persisted(self.persisted);
     }
 
-    /// Whether a snapshot may replace what is here.
-    fn check_snapshot(&self, snapshot: &Snapshot) -> Result<Checked> {
+    /// Whether a snapshot may replace what is here, and by what. Reads nothing.
+    pub(super) fn plan_install(
+        &self,
+        snapshot: &Snapshot,
+        hard_state: Option<HardState>,
+        entries: &[Entry],
+    ) -> Result<Target> {
         self.check_writable("install_snapshot")?;
         let region = self.region_id();
         let refused = |reason: String| Error::SnapshotRefused { region, reason };
         let position = position(snapshot);
+        let LogPosition { term, index } = position;
         let first_index = self.log_first();
-        if position.index < first_index {
+        if index < first_index {
             return Err(Error::SnapshotOutOfDate {
                 region,
-                index: position.index,
+                index,
                 first_index,
             });
         }
@@ -205,33 +158,36 @@ impl PeerStorage {
         }
         let conf_state = snapshot.get_metadata().get_conf_state().clone();
         check_conf_state(&conf_state).map_err(|e| refused(format!("its configuration: {e}")))?;
-        let mut region_state = RegionLocalState {
-            state: PeerState::Applying,
-            conf_state,
-            ..self.region_state.clone()
-        };
-        let Some(data) = RaftSnapshotData::of_snapshot(region, snapshot)? else {
-            return Ok(Checked {
-                position,
-                region_state,
-                file: None,
-            });
-        };
-        self.check_region(&data, position.index)?;
-        let file = self.snapshot_file(&data, snapshot)?;
-        if file.meta.position != position || file.meta.region != data.region {
-            let got = format!(
-                "its file is of {} at {}",
-                file.meta.region.id, file.meta.position
-            );
-            let reason = format!("{got}, the message of {region} at {position}");
-            return Err(self.remove_refused(file.key, refused(reason)));
+        let data = RaftSnapshotData::of_snapshot(region, snapshot)?;
+        if let Some(data) = &data {
+            self.check_region(data, index)?;
         }
-        region_state.region = data.region;
-        Ok(Checked {
-            position,
-            region_state,
-            file: Some(file),
+        check_contiguous(region, index + 1, entries)?;
+        let range_and_epoch = data.as_ref().map(|data| data.region.clone());
+        let hard_state = hard_state.unwrap_or_else(|| {
+            let mut state = self.hard_state().clone();
+            (state.term, state.commit) = (state.term.max(term), index);
+            state
+        });
+        Ok(Target {
+            region_state: RegionLocalState {
+                state: PeerState::Applying,
+                region: range_and_epoch.unwrap_or_else(|| self.region().clone()),
+                // A region that waits for a merge has no snapshot: this one is from after the wait.
+                merge_state: None,
+                peer_id: self.peer_id(),
+                conf_state,
+            },
+            apply_state: RaftApplyState {
+                applied_index: index,
+                truncated_state: position.into(),
+                commit_index: index,
+                commit_term: term,
+            },
+            hard_state,
+            entries: entries.to_vec(),
+            data,
+            snapshot: snapshot.clone(),
         })
     }
 
@@ -257,62 +213,150 @@ impl PeerStorage {
         };
         Err(Error::SnapshotRefused { region, reason })
     }
+}
 
-    /// The file of the snapshot in this node's store; one that came inside the message is put there.
-    fn snapshot_file(&self, data: &RaftSnapshotData, snapshot: &Snapshot) -> Result<SnapshotInfo> {
-        let store = &*self.engines.snapshots;
-        if !data.needs_transfer() {
-            return receive_inline(store, &data.inline_file);
-        }
-        let key = data.key(snapshot);
-        let same = |info: &SnapshotInfo| {
-            info.meta.position == position(snapshot)
-                && info.meta.region == data.region
-                && info.digest[..] == data.digest[..]
-        };
-        let found = store.list(Some(key.region))?.into_iter().find(same);
-        found.ok_or_else(|| not_found(&key))
-    }
-
-    /// A file that can never be installed goes, or it would be taken for the same one when it is sent
-    /// again. Where the system is at fault it stays, for the next try.
-    fn remove_refused(&self, file: SnapshotKey, error: Error) -> Error {
-        if matches!(
-            error,
-            Error::SnapshotRefused { .. }
-                | Error::Corruption { .. }
-                | Error::InvalidArgument { .. }
-        ) && let Some(later) =
-            SnapshotTask::Remove(file).run(&*self.engines.snapshots, &self.engines.tasks.needed)
-        {
-            let _ = self.engines.tasks.snapshot.send(later);
-        }
-        error
-    }
-
+impl Target {
     /// Reads the whole file into an import: if anything is wrong with it, nothing has changed yet.
-    fn stage_data(&self, checked: &Checked) -> Result<Install> {
-        let Some(info) = &checked.file else {
+    pub fn stage_data(&self, engines: &Engines) -> Result<Install> {
+        let Some(info) = self.file(engines)? else {
             return Ok(Install {
                 import: None,
                 file: None,
             });
         };
-        let needed = &self.engines.tasks.needed;
+        let needed = &engines.tasks.needed;
         if !needed.need(info.key) {
             return Err(not_found(&info.key));
         }
-        let import = stage_import(&self.engines, &info.key, &checked.region_state.region).map_err(
-            |error| {
+        let import =
+            stage_import(engines, &info.key, &self.region_state.region).map_err(|error| {
                 needed.release(&info.key);
-                self.remove_refused(info.key, error)
-            },
-        )?;
+                remove_refused(engines, info.key, error)
+            })?;
         Ok(Install {
             import: Some(import),
             file: Some(info.key),
         })
     }
+
+    /// Step 1, behind what is in `batch` already.
+    pub fn write_applying(
+        &self,
+        engines: &Engines,
+        install: &Install,
+        mut batch: AppBatch,
+    ) -> Result<()> {
+        let region = self.region_state.region.region_id();
+        // The log that is written from this after a crash ends at the snapshot, and so must its commit:
+        // what came behind the snapshot was not acknowledged yet.
+        let index = self.apply_state.applied_index;
+        let pending = PendingSnapshot {
+            hard_state: wire::HardState {
+                commit: index,
+                ..(&self.hard_state).into()
+            },
+            last_index: index,
+            file: install.file.map(|key| key.id.into()),
+        };
+        let key = region_key(region);
+        batch.put(
+            Keyspace::RegionState,
+            key,
+            self.region_state.encode_to_vec(),
+        );
+        batch.put(Keyspace::ApplyState, key, self.apply_state.encode_to_vec());
+        batch.put(Keyspace::SnapshotState, key, pending.encode_to_vec());
+        let written = engines.app.write(&batch, engines.options.durability);
+        if written.is_err() {
+            engines.open_regions.doubt(region);
+        }
+        written
+    }
+
+    /// Step 2.
+    pub fn add_to_log(&self, batch: &mut LogBatch) {
+        let region = self.region_state.region.region_id();
+        let index = self.apply_state.applied_index;
+        batch.clear_region(region);
+        batch.append(region, self.entries.clone());
+        batch.state(
+            region,
+            RaftLocalState {
+                hard_state: self.hard_state.clone(),
+                last_index: self.entries.last().map_or(index, |e| e.index),
+            },
+        );
+        batch.require_sync();
+    }
+
+    /// The file of the snapshot in this node's store; one that came inside the message is put there.
+    /// None if the snapshot has none.
+    fn file(&self, engines: &Engines) -> Result<Option<SnapshotInfo>> {
+        let Some(data) = &self.data else {
+            return Ok(None);
+        };
+        let store = &*engines.snapshots;
+        let (region, position) = (data.region.region_id(), position(&self.snapshot));
+        if data.needs_transfer() {
+            let same = |info: &SnapshotInfo| {
+                info.meta.position == position
+                    && info.meta.region == data.region
+                    && info.digest[..] == data.digest[..]
+            };
+            let found = store.list(Some(region))?.into_iter().find(same);
+            let file = found.ok_or_else(|| not_found(&data.key(&self.snapshot)))?;
+            return Ok(Some(file));
+        }
+        let file = receive_inline(store, &data.inline_file)?;
+        if file.meta.position == position && file.meta.region == data.region {
+            return Ok(Some(file));
+        }
+        let (got, at) = (file.meta.region.id, file.meta.position);
+        let reason = format!("its file is of {got} at {at}, the message of {region} at {position}");
+        let refused = Error::SnapshotRefused { region, reason };
+        Err(remove_refused(engines, file.key, refused))
+    }
+}
+
+impl Install {
+    /// Steps 3 and 4. Returns the region as it is now.
+    pub fn finish(
+        self,
+        engines: &Engines,
+        applying: &RegionLocalState,
+    ) -> Result<RegionLocalState> {
+        if let Some(import) = self.import {
+            import.finish()?;
+        }
+        let state = RegionLocalState {
+            state: PeerState::Normal,
+            ..applying.clone()
+        };
+        let key = region_key(state.region.region_id());
+        let mut batch = AppBatch::default();
+        batch.put(Keyspace::RegionState, key, state.encode_to_vec());
+        batch.delete(Keyspace::SnapshotState, key);
+        engines.app.write(&batch, engines.options.durability)?;
+        if let Some(file) = self.file {
+            engines.tasks.needed.release(&file);
+            engines.remove_snapshot_file(file);
+        }
+        Ok(state)
+    }
+}
+
+/// A file that can never be installed goes, or it would be taken for the same one when it is sent
+/// again. Where the system is at fault it stays, for the next try.
+fn remove_refused(engines: &Engines, file: SnapshotKey, error: Error) -> Error {
+    if matches!(
+        error,
+        Error::SnapshotRefused { .. } | Error::Corruption { .. } | Error::InvalidArgument { .. }
+    ) && let Some(later) =
+        SnapshotTask::Remove(file).run(&*engines.snapshots, &engines.tasks.needed)
+    {
+        let _ = engines.tasks.snapshot.send(later);
+    }
+    error
 }
 
 /// Reads the whole file `key` into an import of the range of `region`.

@@ -3,20 +3,29 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `open` | creates, opens and destroys a region; `recovery` holds the rules that an open checks |
+//! | `create` | a region begins; `split` makes one of a part of its neighbour |
+//! | `open` | a region is found again; `recovery` holds the rules that an open checks |
+//! | `destroy` | a region ends, here or on another thread |
 //! | `read` | `raft::Storage` |
-//! | `write` | entries, hard state, compaction |
+//! | `write` | entries, hard state |
 //! | `apply` | the data, the applied index and the configuration |
+//! | `applied` | what was applied on another thread, taken over |
+//! | `compact` | the front of the log goes; `gc` is the policy |
 //! | `snapshot` | the snapshot to send: its state, its worker's task |
-//! | `install` | the snapshot that came: replaces log, data and configuration |
+//! | `install` | the snapshot that came: replaces log, data and configuration; `install_task` on another thread |
 //! | `fetch` | cold entries, read by a worker |
-//! | `gc` | the policy of log compaction |
 
+mod applied;
 mod apply;
+mod clock;
+mod compact;
+mod create;
+mod destroy;
 mod engines;
 mod fetch;
 mod gc;
 mod install;
+mod install_task;
 mod log_bytes;
 mod open;
 mod read;
@@ -24,6 +33,7 @@ mod recovery;
 mod snapshot;
 mod snapshot_content;
 mod snapshot_data;
+mod split;
 mod term_runs;
 #[cfg(test)]
 mod tests;
@@ -35,11 +45,19 @@ use std::sync::Arc;
 
 use raft::eraftpb::{ConfState, Entry, HardState};
 
-pub use engines::{Engines, NeededFiles, OpenRegions, Ownership, StorageOptions, TaskSenders};
+pub use applied::{AppliedStates, next_apply_state};
+pub use clock::Clock;
+pub(crate) use destroy::{DestroyTask, Leaves, tombstone_ops};
+pub use destroy::{finish_removals, tombstones};
+pub use engines::{
+    Engines, NeededFiles, OpenRegions, Ownership, StorageOptions, TaskSenders, WakeUp, Waker,
+};
 pub use fetch::FetchTask;
 pub use gc::{GcInput, GcPolicy};
-pub use open::{finish_removals, regions};
+pub use install_task::{InstallTask, Installed};
+pub use open::{read_region, region_ids, regions};
 pub use snapshot::{SNAPSHOT_TRANSITIONS, SnapshotState, SnapshotTask};
+pub(crate) use split::NewRegion;
 pub use write::Staged;
 
 use crate::app_store::{ApplicationDataStorage, Keyspace};
@@ -92,7 +110,7 @@ pub struct PeerStorage {
     // Most regions never fetch: nothing is allocated for them.
     fetches: RefCell<Option<Box<Fetches>>>,
     // Declared last, so that it is let go of last.
-    _ownership: Ownership,
+    ownership: Arc<Ownership>,
 }
 
 impl PeerStorage {
@@ -252,6 +270,17 @@ impl PeerStorage {
         if let Some(fetches) = self.fetches.get_mut() {
             fetches.drop_results();
         }
+    }
+
+    /// Nothing that another thread does for the region is under way: it has a share in the ownership.
+    fn assert_alone(&self) {
+        let shares = Arc::strong_count(&self.ownership);
+        assert_eq!(
+            shares,
+            1,
+            "region {}: a task is under way",
+            self.region_id()
+        );
     }
 
     fn assert_invariants(&self) {

@@ -55,7 +55,7 @@ impl Storage for PeerStorage {
 impl PeerStorage {
     /// The term of the entry at `index`, for `first_index - 1 ..= last_index`. From memory, except for
     /// old entries after an open: those are looked up in the log, once.
-    pub(super) fn term_of(&self, index: u64) -> Result<u64> {
+    pub(crate) fn term_of(&self, index: u64) -> Result<u64> {
         let region = self.region_id();
         if index == self.truncated_index() {
             return Ok(self.truncated_term());

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use raft::eraftpb::Snapshot;
@@ -16,12 +16,12 @@ use raft::eraftpb::Snapshot;
 use super::snapshot_content::{Cancel, write_content};
 use super::{NeededFiles, PeerStorage};
 use crate::app_store::{DataRead, DataView, Keyspace};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, catch_panic};
 use crate::keys::region_key;
-use crate::proto::{RaftApplyState, RegionEpoch, RegionLocalState};
+use crate::proto::{PeerState, RaftApplyState, RegionEpoch, RegionLocalState};
 use crate::snapshot_data::{RaftSnapshotData, position};
 use crate::snapshot_store::{RaftSnapshotStorage, SnapshotInfo, SnapshotKey, SnapshotMeta};
-use crate::types::LogPosition;
+use crate::types::{LogPosition, RegionId};
 
 /// No pause and no wait is longer; a point in time further away may not exist.
 const PAUSE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -51,6 +51,14 @@ pub(super) struct Built {
 }
 
 impl SnapshotTask {
+    /// The region that waits for an answer, if one does.
+    pub fn asker(&self) -> Option<RegionId> {
+        match self {
+            SnapshotTask::Build(task) => Some(task.meta.region.region_id()),
+            SnapshotTask::Remove(_) => None,
+        }
+    }
+
     /// Does the work. Runs on the worker. Hands back what has to be tried again later: a file that is
     /// still being sent cannot be removed yet.
     pub fn run(
@@ -76,7 +84,8 @@ impl SnapshotTask {
 impl BuildTask {
     /// Answers the region; hands back the file if the region is gone, and nobody will ask for it.
     fn run(self, store: &dyn RaftSnapshotStorage) -> Option<SnapshotKey> {
-        let unsent = self.reply.send(self.build(store)).err()?;
+        let result = catch_panic("snapshot", || self.build(store));
+        let unsent = self.reply.send(result).err()?;
         unsent.0.ok().map(|built| built.info.key)
     }
 
@@ -188,7 +197,8 @@ pub(super) enum Slot {
     Failed {
         failures: u32,
         reason: String,
-        retry_at: Instant,
+        // As the node's clock shows it.
+        retry_at: Duration,
     },
     Applying,
 }
@@ -269,7 +279,7 @@ impl PeerStorage {
             Slot::Idle => 0,
             Slot::Failed {
                 failures, retry_at, ..
-            } if Instant::now() >= *retry_at => *failures,
+            } if self.engines.clock.now() >= *retry_at => *failures,
             _ => return Err(Error::SnapshotTemporarilyUnavailable { region }),
         };
         match self.start_snapshot(failures, demand) {
@@ -297,7 +307,8 @@ impl PeerStorage {
                 expected,
             ));
         }
-        let deadline = Instant::now() + timeout.min(PAUSE_MAX);
+        let clock = &self.engines.clock;
+        let deadline = clock.now() + timeout.min(PAUSE_MAX);
         loop {
             let demand = self.demand(self.applied_index());
             self.drop_useless_snapshot(demand);
@@ -308,7 +319,8 @@ impl PeerStorage {
                     return Err(Error::SnapshotTemporarilyUnavailable { region });
                 }
                 Slot::Generating(generating) => {
-                    let result = generating.reply.recv_deadline(deadline);
+                    let left = deadline.saturating_sub(clock.now());
+                    let result = generating.reply.recv_timeout(left);
                     let result = match result {
                         Ok(result) => result,
                         Err(RecvTimeoutError::Timeout) => {
@@ -382,7 +394,7 @@ impl PeerStorage {
                 slot.go(Slot::Failed {
                     failures,
                     reason: error.to_string(),
-                    retry_at: Instant::now() + pause.min(PAUSE_MAX),
+                    retry_at: self.engines.clock.now() + pause.min(PAUSE_MAX),
                 });
             }
         }
@@ -393,6 +405,10 @@ impl PeerStorage {
         let view = self.engines.app.view()?;
         let (applied, region_state) = self.read_view(&*view)?;
         let epoch = region_state.region.region_epoch;
+        // A region that waits for a merge is not to be copied: the copy would not wait.
+        if region_state.state != PeerState::Normal {
+            return Ok(None);
+        }
         if applied == 0 || applied < demand.index_min || epoch.conf_ver < demand.conf_ver_min {
             return Ok(None);
         }
@@ -492,18 +508,12 @@ impl PeerStorage {
                 generating.cancel.cancel();
                 // It may be done already, and then nobody else would know of the file.
                 if let Ok(Ok(built)) = generating.reply.try_recv() {
-                    self.remove_snapshot_file(built.info.key);
+                    self.engines.remove_snapshot_file(built.info.key);
                 }
             }
-            Slot::Ready(built) => self.remove_snapshot_file(built.info.key),
+            Slot::Ready(built) => self.engines.remove_snapshot_file(built.info.key),
             _ => {}
         }
-    }
-
-    /// Has the worker remove a file.
-    pub(super) fn remove_snapshot_file(&self, key: SnapshotKey) {
-        // Without a worker the node is going down; the file is an orphan and removed at the next open.
-        let _ = (self.engines.tasks.snapshot).send(SnapshotTask::Remove(key));
     }
 }
 

@@ -1,4 +1,12 @@
-//! What only the inside can show: the fetches, one by one. Everything else is tested from outside.
+//! What only the inside can show: the fetches, one by one. What is here for a driver of many regions is
+//! tested beside it, on the same nodes as the rules; everything else is tested from outside.
+
+#[allow(dead_code, reason = "the rules need more of it")]
+#[path = "../../tests/rules/recording.rs"]
+pub mod recording;
+#[allow(dead_code, reason = "the rules need more of it")]
+#[path = "../../tests/rules/support.rs"]
+pub mod support;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use raft::eraftpb::Entry;

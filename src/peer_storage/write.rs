@@ -1,16 +1,14 @@
-//! Entries and hard state: planned, written, and only then true in memory. Uses: raft_log, app_store.
+//! Entries and hard state: planned, written, and only then true in memory. Uses: raft_log.
 
 use raft::Ready;
 use raft::eraftpb::{Entry, HardState};
 
 use super::install::Install;
 use super::{PeerStorage, check_contiguous};
-use crate::app_store::{AppBatch, Keyspace};
 use crate::error::{Error, Result};
-use crate::keys::region_key;
 use crate::proto::RaftLocalState;
 use crate::raft_log::LogBatch;
-use crate::types::{Durability, LogPosition, RegionId};
+use crate::types::{LogPosition, RegionId};
 
 /// A Ready whose writes are in a batch that somebody else makes durable. Hand it back to
 /// [`PeerStorage::persisted`] when they are. Dropping it says that they never will be: the region
@@ -172,64 +170,6 @@ impl PeerStorage {
         let mut raised = self.hard_state().clone();
         (raised.term, raised.vote) = (term, 0);
         self.set_hard_state(&raised)
-    }
-
-    /// Drops the entries below `first_index`; the term of the last one dropped stays known. Compacting
-    /// at or below the present first index does nothing. As with `MemStorage`, the caller answers for
-    /// it that the state machine has what is dropped: applied and commit move along if they were
-    /// behind.
-    ///
-    /// # Errors
-    /// `Unavailable` if `first_index` is beyond `last_index + 1`, or not all of it is durable yet.
-    pub fn compact(&mut self, first_index: u64) -> Result<()> {
-        self.check_writable("compact")?;
-        if first_index <= self.log_first() {
-            return Ok(());
-        }
-        let region = self.region_id();
-        let dropped = first_index - 1;
-        if dropped > self.persisted {
-            return Err(Error::Unavailable {
-                region,
-                index: dropped,
-                last_index: self.persisted,
-            });
-        }
-        let truncated = LogPosition::new(self.term_of(dropped)?, dropped);
-        self.reach_term(truncated.term)?;
-        let mut apply_state = self.apply_state.clone();
-        apply_state.truncated_state = truncated.into();
-        if apply_state.applied_index < dropped {
-            apply_state.applied_index = dropped;
-        }
-        if apply_state.commit_index < dropped {
-            (apply_state.commit_index, apply_state.commit_term) = (dropped, truncated.term);
-        }
-        // The truncated state is durable before an entry goes: the other way round, a crash between
-        // the two would leave a log without its beginning.
-        let mut batch = AppBatch::default();
-        let state = prost::Message::encode_to_vec(&apply_state);
-        batch.put(Keyspace::ApplyState, region_key(region), state);
-        (self.engines.app).write(&batch, self.engines.options.durability)?;
-
-        let before = self.log_last() + 1 - self.log_first();
-        let kept = self.log_last() - dropped;
-        self.log_bytes.get_mut().shrink(kept, before);
-        self.accept_apply_state(apply_state);
-        self.terms.get_mut().compact_to(dropped);
-        self.terms.get_mut().learn(truncated);
-        self.cache.compact_to(first_index);
-        if let Some(fetches) = self.fetches.get_mut() {
-            fetches.compact_to(first_index);
-        }
-        self.recheck_snapshot();
-        self.assert_invariants();
-
-        let mut batch = LogBatch::default();
-        batch.remove(region, self.log_start..first_index);
-        self.engines.log.write(&batch, Durability::Buffered)?;
-        self.log_start = first_index;
-        Ok(())
     }
 
     /// What a Ready without a snapshot writes.

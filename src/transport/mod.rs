@@ -11,7 +11,7 @@ use std::sync::Arc;
 use raft::eraftpb::Message;
 
 use crate::error::Result;
-use crate::proto::{Peer, RegionEpoch};
+use crate::proto::{Peer, Region, RegionEpoch};
 use crate::snapshot_store::{RaftSnapshotStorage, SnapshotKey};
 use crate::types::{KeyRange, PeerId, RegionId};
 
@@ -42,7 +42,10 @@ pub enum PeerBody {
     Raft(Message),
     /// Whoever hears this was removed from its region, or its region was merged away, and does not know
     /// it. `epoch` of the message is where that had happened or was passed.
-    Gone,
+    Gone {
+        /// The region that has taken it in, as it was before, if it ended by a merge.
+        into: Option<Region>,
+    },
     /// The leader goes to sleep with everything replicated up to the commit; the follower may, too, if
     /// it has the same term and commit.
     Sleep {
@@ -53,6 +56,14 @@ pub enum PeerBody {
     },
     /// Wakes a peer that sleeps, without any other meaning.
     Wake,
+    /// The leader is about to hand over to this peer, whose followers will then want what is in the log
+    /// from here on: have it at hand.
+    Prepare {
+        /// The lowest index that a follower misses.
+        low: u64,
+    },
+    /// The answer to that: it is at hand.
+    Prepared,
 }
 
 /// What one store says to another.
@@ -147,7 +158,7 @@ pub trait Placement: Send + Sync {
 #[derive(Clone, Debug, PartialEq)]
 pub struct RegionReport {
     /// Its range, epoch and peers.
-    pub region: crate::proto::Region,
+    pub region: Region,
     /// The leader.
     pub leader: Peer,
     /// The leader's term.

@@ -11,7 +11,7 @@ use raft::eraftpb;
 use raft::eraftpb::{EntryType, MessageType};
 
 use super::{PeerBody, PeerMessage, StoreMessage};
-use crate::proto::{self, Peer, RegionEpoch};
+use crate::proto::{self, Peer, Region, RegionEpoch};
 use crate::types::{KeyRange, RegionId};
 
 /// The most entries in one message. An empty entry is two bytes, and a hundred times that in memory.
@@ -100,10 +100,17 @@ struct WirePeerMessage {
     start_key: Vec<u8>,
     #[prost(bytes = "vec", tag = "8")]
     end_key: Vec<u8>,
+    // With a tombstone: the region that has taken this one in.
+    #[prost(message, optional, tag = "9")]
+    merge_target: Option<Region>,
     #[prost(message, optional, tag = "1001")]
     sleep: Option<WireSleep>,
     #[prost(bool, tag = "1002")]
     wake: bool,
+    #[prost(uint64, optional, tag = "1004")]
+    prepare: Option<u64>,
+    #[prost(bool, tag = "1005")]
+    prepared: bool,
     // Tells the range of every key from none.
     #[prost(bool, tag = "1003")]
     has_range: bool,
@@ -325,12 +332,17 @@ fn wire_of(message: &PeerMessage) -> Result<WirePeerMessage, MessageError> {
     }
     match &message.body {
         PeerBody::Raft(raft) => wire.message = Some(wire_message(raft)?.encode_to_vec().into()),
-        PeerBody::Gone => wire.is_tombstone = true,
+        PeerBody::Gone { into } => {
+            wire.is_tombstone = true;
+            wire.merge_target.clone_from(into);
+        }
         PeerBody::Sleep { term, commit } => {
             let (term, commit) = (*term, *commit);
             wire.sleep = Some(WireSleep { term, commit });
         }
         PeerBody::Wake => wire.wake = true,
+        PeerBody::Prepare { low } => wire.prepare = Some(*low),
+        PeerBody::Prepared => wire.prepared = true,
     }
     Ok(wire)
 }
@@ -345,17 +357,27 @@ fn peer_message(wire: WirePeerMessage) -> Result<PeerMessage, MessageError> {
         wire.is_tombstone,
         wire.sleep.is_some(),
         wire.wake,
+        wire.prepare.is_some(),
+        wire.prepared,
     ];
-    let body = match (wire.message, wire.sleep, wire.is_tombstone) {
-        _ if contents.into_iter().filter(|c| *c).count() != 1 => {
-            let got = contents.into_iter().filter(|c| *c).count();
-            let what = "RaftMessage";
-            return Err(MessageError::Contents { what, got });
-        }
-        (Some(bytes), ..) => PeerBody::Raft(raft_message(bytes)?),
-        (_, Some(WireSleep { term, commit }), _) => PeerBody::Sleep { term, commit },
-        (.., true) => PeerBody::Gone,
-        (.., false) => PeerBody::Wake,
+    let got = contents.into_iter().filter(|c| *c).count();
+    if got != 1 {
+        let what = "RaftMessage";
+        return Err(MessageError::Contents { what, got });
+    }
+    let body = if let Some(bytes) = wire.message {
+        PeerBody::Raft(raft_message(bytes)?)
+    } else if let Some(WireSleep { term, commit }) = wire.sleep {
+        PeerBody::Sleep { term, commit }
+    } else if let Some(low) = wire.prepare {
+        PeerBody::Prepare { low }
+    } else if wire.prepared {
+        PeerBody::Prepared
+    } else if wire.is_tombstone {
+        let into = wire.merge_target;
+        PeerBody::Gone { into }
+    } else {
+        PeerBody::Wake
     };
     Ok(PeerMessage {
         region: RegionId(wire.region_id),

@@ -1,6 +1,6 @@
 //! Cold entries: asked for, read by the worker, called back, used, freed.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use peerstore::memory::{MemoryData, MemoryLog, MemorySnapshots};
@@ -13,13 +13,14 @@ use raft::{Error as RaftError, GetEntriesContext, RawNode, Storage as _, Storage
 
 use crate::support::{PATIENCE, config, entries, fill, hard_state, on_disk};
 
-/// A log whose reads are counted, can be held up, and can find damage.
+/// A log whose reads are counted, can be held up, can find damage, and can panic.
 #[derive(Default)]
-struct SlowLog {
+pub struct SlowLog {
     inner: MemoryLog,
     gate: Mutex<()>,
     reads: AtomicU64,
     damaged_from: AtomicU64,
+    pub panics: AtomicBool,
 }
 
 impl RaftLogStorage for SlowLog {
@@ -32,6 +33,7 @@ impl RaftLogStorage for SlowLog {
         range: std::ops::Range<u64>,
         bytes_max: u64,
     ) -> Result<Vec<Entry>> {
+        assert!(!self.panics.load(Ordering::SeqCst), "a bug of the log");
         let _open = self.gate.lock().unwrap();
         self.reads.fetch_add(1, Ordering::SeqCst);
         let damaged = self.damaged_from.load(Ordering::SeqCst);
@@ -77,11 +79,11 @@ fn cold() -> (Arc<SlowLog>, CompositeStorage, PeerStorage) {
     (log, node, storage)
 }
 
-fn ask(storage: &PeerStorage, low: u64, high: u64) -> raft::Result<Vec<Entry>> {
+pub fn ask(storage: &PeerStorage, low: u64, high: u64) -> raft::Result<Vec<Entry>> {
     storage.entries(low, high, None, GetEntriesContext::empty(true))
 }
 
-fn later() -> raft::Result<Vec<Entry>> {
+pub fn later() -> raft::Result<Vec<Entry>> {
     let later = StorageError::LogTemporarilyUnavailable;
     Err(RaftError::Store(later))
 }

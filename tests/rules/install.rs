@@ -4,22 +4,18 @@ use std::sync::Arc;
 
 use peerstore::memory::{MemoryData, MemoryLog, MemorySnapshots};
 use peerstore::{
-    ApplicationDataStorage as _, Config, Durability, Error, Keyspace, LogBatch, LogOp, PeerState,
-    PeerStorage, RaftApplyState, RaftLocalState, RaftLogStorage as _, RaftSnapshotData,
-    RegionLocalState, SnapshotState,
+    Config, Durability, Error, Keyspace, LogBatch, LogOp, PeerState, PeerStorage, RaftApplyState,
+    RaftLocalState, RaftSnapshotData, RegionLocalState, SnapshotState,
 };
-use raft::eraftpb::{Message, MessageType, Snapshot};
-use raft::{GetEntriesContext, RawNode, Ready, Storage as _};
+use raft::eraftpb::Snapshot;
+use raft::{RawNode, Ready, Storage as _};
 
 use crate::recording::Step;
 use crate::support::{
-    Leader, PATIENCE, Rig, assert_says, config, config_with_files, data_of, entries, fill,
-    hard_state, leader, two_voters,
+    FOLLOWER_LAST, LEADER_INDEX, Leader, PATIENCE, Rig, Seen, assert_says, config,
+    config_with_files, data_of, entries, follower, hard_state, leader, raft_of, ready_with, seen,
+    two_voters,
 };
-
-/// What the leader has applied, and what of it the follower still has.
-const LEADER_INDEX: u64 = 15;
-const FOLLOWER_LAST: u64 = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
@@ -74,47 +70,6 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// A follower whose log is of term 5, applied up to `FOLLOWER_LAST`, and its node.
-fn follower(last: u64) -> (Rig, PeerStorage) {
-    let rig = Rig::new(config(2));
-    let mut storage = rig.node.create_region(&two_voters()).unwrap();
-    fill(&mut storage, 5, 6..FOLLOWER_LAST + 1);
-    if last > FOLLOWER_LAST {
-        storage
-            .append(&entries(5, FOLLOWER_LAST + 1..last + 1))
-            .unwrap();
-    }
-    (rig.log.sync()).and(rig.data.sync()).unwrap();
-    (rig, storage)
-}
-
-fn raft_of(storage: PeerStorage) -> RawNode<PeerStorage> {
-    RawNode::new(&storage.raft_config(), storage, &peerstore::raft_logger()).unwrap()
-}
-
-/// The Ready of a follower that got a snapshot, and `tail` entries behind it, all committed but one.
-fn ready_with(raft: &mut RawNode<PeerStorage>, snapshot: Snapshot, tail: u64) -> Ready {
-    let index = snapshot.get_metadata().index;
-    let mut message = Message::default();
-    message.set_msg_type(MessageType::MsgSnapshot);
-    (message.from, message.to, message.term) = (1, 2, 7);
-    message.set_snapshot(snapshot);
-    raft.step(message).unwrap();
-    if tail > 0 {
-        let mut message = Message::default();
-        message.set_msg_type(MessageType::MsgAppend);
-        (message.from, message.to, message.term) = (1, 2, 7);
-        (message.index, message.log_term) = (index, 6);
-        message.commit = index + tail - 1;
-        message.entries = entries(7, index + 1..index + 1 + tail).into();
-        raft.step(message).unwrap();
-    }
-    let ready = raft.ready();
-    assert_eq!(ready.snapshot().get_metadata().index, index);
-    assert_eq!(ready.entries().len() as u64, tail);
-    ready
-}
-
 fn take_in(rig: &Rig, raft: &mut RawNode<PeerStorage>, ready: &mut Ready, staged: bool) -> bool {
     if !staged {
         return raft.mut_store().persist(ready).is_ok();
@@ -125,33 +80,6 @@ fn take_in(rig: &Rig, raft: &mut RawNode<PeerStorage>, ready: &mut Ready, staged
         return false;
     };
     rig.node.write_log(&batch).is_ok() && raft.mut_store().persisted(staged).is_ok()
-}
-
-/// Everything that can be read of a region.
-#[derive(Debug, PartialEq)]
-struct Seen {
-    raft: RaftLocalState,
-    apply: RaftApplyState,
-    region: RegionLocalState,
-    entries: Vec<(u64, u64)>,
-    data: Vec<(String, String)>,
-}
-
-fn seen(rig: &Rig, storage: &PeerStorage) -> Seen {
-    let (first, last) = (
-        storage.first_index().unwrap(),
-        storage.last_index().unwrap(),
-    );
-    let entries = storage.entries(first, last + 1, None, GetEntriesContext::empty(false));
-    Seen {
-        raft: storage.raft_state().clone(),
-        apply: storage.apply_state().clone(),
-        region: storage.region_state().clone(),
-        entries: (entries.unwrap().iter())
-            .map(|e| (e.term, e.index))
-            .collect(),
-        data: data_of(&rig.node),
-    }
 }
 
 /// Installs with the writes cut after `cut`, crashes, opens. Returns what is seen then, and whether

@@ -13,5 +13,6 @@ mod opening;
 mod recording;
 mod regions;
 mod snapshots;
+mod stepping;
 mod support;
 mod writing;

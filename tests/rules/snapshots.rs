@@ -17,16 +17,25 @@ use crate::support::{
     PATIENCE, Rig, apply, assert_says, config, config_with_files, entries, fill, hard_state,
 };
 
-/// A store that refuses to create snapshots while it is told to.
-struct Failing {
+/// A store that refuses to create snapshots while it is told to, or panics.
+#[derive(Default)]
+pub struct Failing {
     inner: MemorySnapshots,
-    refuses: AtomicBool,
-    tries: AtomicU64,
+    pub refuses: AtomicBool,
+    pub panics: AtomicBool,
+    pub tries: AtomicU64,
+}
+
+impl Failing {
+    fn panic_if_told(&self) {
+        assert!(!self.panics.load(Ordering::SeqCst), "a bug of the store");
+    }
 }
 
 impl RaftSnapshotStorage for Failing {
     fn create(&self, meta: SnapshotMeta) -> Result<Box<dyn SnapshotWriter>> {
         self.tries.fetch_add(1, Ordering::SeqCst);
+        self.panic_if_told();
         if self.refuses.load(Ordering::SeqCst) {
             let path = "snapshots".into();
             return Err(Error::DiskFull { op: "create", path });
@@ -46,6 +55,7 @@ impl RaftSnapshotStorage for Failing {
         self.inner.list(region)
     }
     fn delete(&self, key: &SnapshotKey) -> Result<()> {
+        self.panic_if_told();
         self.inner.delete(key)
     }
     fn verify(&self, key: &SnapshotKey) -> Result<SnapshotVerdict> {
@@ -54,23 +64,19 @@ impl RaftSnapshotStorage for Failing {
 }
 
 fn rig(config: Config) -> (Rig, Arc<Failing>, PeerStorage) {
-    let store = Arc::new(Failing {
-        inner: MemorySnapshots::new(),
-        refuses: AtomicBool::new(false),
-        tries: AtomicU64::new(0),
-    });
+    let store = Arc::new(Failing::default());
     let rig = Rig::of(config, MemoryLog::new(), MemoryData::new(), store.clone());
     let mut storage = rig.node.create_region(&Region::single(1, 1)).unwrap();
     fill(&mut storage, 5, 6..12);
     (rig, store, storage)
 }
 
-fn unavailable() -> raft::Result<Snapshot> {
+pub fn unavailable() -> raft::Result<Snapshot> {
     let error = StorageError::SnapshotTemporarilyUnavailable;
     Err(RaftError::Store(error))
 }
 
-fn index(snapshot: &Snapshot) -> u64 {
+pub fn index(snapshot: &Snapshot) -> u64 {
     snapshot.get_metadata().index
 }
 

@@ -10,11 +10,13 @@ use std::time::Duration;
 use peerstore::memory::{MemoryData, MemoryLog, MemorySnapshots};
 use peerstore::{
     CompositeStorage, Config, Error, KeyRange, Keyspace, Parts, PeerId, PeerStorage,
-    RaftSnapshotData, RaftSnapshotStorage, Region, RegionLocalState,
+    RaftApplyState, RaftLocalState, RaftSnapshotData, RaftSnapshotStorage, Region,
+    RegionLocalState,
 };
-use raft::eraftpb::{Entry, HardState, Snapshot};
+use raft::eraftpb::{Entry, HardState, Message, MessageType, Snapshot};
+use raft::{GetEntriesContext, RawNode, Ready, Storage as _};
 
-use crate::recording::{RecordingData, RecordingLog, Trace};
+use super::recording::{RecordingData, RecordingLog, Trace};
 
 /// Long enough for any worker on any machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -264,4 +266,77 @@ pub fn put_state(node: &CompositeStorage, keyspace: Keyspace, region: u64, bytes
     (node.app())
         .write(&batch, peerstore::Durability::Synced)
         .unwrap();
+}
+
+/// What the leader has applied, and what of it the follower still has.
+pub const LEADER_INDEX: u64 = 15;
+/// See [`LEADER_INDEX`].
+pub const FOLLOWER_LAST: u64 = 8;
+
+/// A follower whose log is of term 5, applied up to `FOLLOWER_LAST`, and its node.
+pub fn follower(last: u64) -> (Rig, PeerStorage) {
+    let rig = Rig::new(config(2));
+    let mut storage = rig.node.create_region(&two_voters()).unwrap();
+    fill(&mut storage, 5, 6..FOLLOWER_LAST + 1);
+    if last > FOLLOWER_LAST {
+        storage
+            .append(&entries(5, FOLLOWER_LAST + 1..last + 1))
+            .unwrap();
+    }
+    (rig.node.log().sync()).and(rig.node.app().sync()).unwrap();
+    (rig, storage)
+}
+
+pub fn raft_of(storage: PeerStorage) -> RawNode<PeerStorage> {
+    RawNode::new(&storage.raft_config(), storage, &peerstore::raft_logger()).unwrap()
+}
+
+/// The Ready of a follower that got a snapshot, and `tail` entries behind it, all committed but one.
+pub fn ready_with(raft: &mut RawNode<PeerStorage>, snapshot: Snapshot, tail: u64) -> Ready {
+    let index = snapshot.get_metadata().index;
+    let mut message = Message::default();
+    message.set_msg_type(MessageType::MsgSnapshot);
+    (message.from, message.to, message.term) = (1, 2, 7);
+    message.set_snapshot(snapshot);
+    raft.step(message).unwrap();
+    if tail > 0 {
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgAppend);
+        (message.from, message.to, message.term) = (1, 2, 7);
+        (message.index, message.log_term) = (index, 6);
+        message.commit = index + tail - 1;
+        message.entries = entries(7, index + 1..index + 1 + tail).into();
+        raft.step(message).unwrap();
+    }
+    let ready = raft.ready();
+    assert_eq!(ready.snapshot().get_metadata().index, index);
+    assert_eq!(ready.entries().len() as u64, tail);
+    ready
+}
+
+/// Everything that can be read of a region.
+#[derive(Debug, PartialEq)]
+pub struct Seen {
+    pub raft: RaftLocalState,
+    pub apply: RaftApplyState,
+    pub region: RegionLocalState,
+    pub entries: Vec<(u64, u64)>,
+    pub data: Vec<(String, String)>,
+}
+
+pub fn seen(rig: &Rig, storage: &PeerStorage) -> Seen {
+    let (first, last) = (
+        storage.first_index().unwrap(),
+        storage.last_index().unwrap(),
+    );
+    let entries = storage.entries(first, last + 1, None, GetEntriesContext::empty(false));
+    Seen {
+        raft: storage.raft_state().clone(),
+        apply: storage.apply_state().clone(),
+        region: storage.region_state().clone(),
+        entries: (entries.unwrap().iter())
+            .map(|e| (e.term, e.index))
+            .collect(),
+        data: data_of(&rig.node),
+    }
 }

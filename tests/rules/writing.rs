@@ -201,7 +201,7 @@ fn rule_15_a_state_machine_that_fails_changes_nothing() {
 fn a_state_machine_is_never_called_with_what_cannot_be_applied() {
     let (_rig, mut storage) = rig_with_region();
     storage.append(&entries(5, 6..8)).unwrap();
-    let never = |_: &_, _: &mut _| panic!("called");
+    let never = |_: &_, _: &mut peerstore::ApplyBatch| panic!("called");
     for wrong in [
         entries(5, 7..8),
         entries(5, 6..9),
@@ -212,6 +212,21 @@ fn a_state_machine_is_never_called_with_what_cannot_be_applied() {
         assert_says(&error, &["region 1", "got index", "expected"]);
     }
     assert_eq!(storage.applied_index(), 5);
+}
+
+#[test]
+fn an_entry_reads_what_the_entries_before_it_have_put() {
+    let (_rig, mut storage) = rig_with_region();
+    storage.append(&entries(5, 6..10)).unwrap();
+    let mut count = |_: &_, batch: &mut peerstore::ApplyBatch| {
+        let mut text = batch.get(b"k")?.unwrap_or_default();
+        text.push(b'+');
+        batch.put("k", text);
+        Ok(())
+    };
+    storage.apply(&entries(5, 6..7), &mut count).unwrap();
+    storage.apply(&entries(5, 7..10), &mut count).unwrap();
+    assert_eq!(storage.get(b"k").unwrap().as_deref(), Some(&b"++++"[..]));
 }
 
 #[test]

@@ -15,8 +15,8 @@ const MAY_USE_FILES: [&str; 5] = [
     "src/config.",
     "src/bin/",
 ];
-/// Waits for its worker, and pauses after a failed try: a clock, but nothing that safety rests on.
-const MAY_USE_CLOCK: [&str; 1] = ["src/peer_storage/snapshot.rs"];
+/// The node's clock, which a simulation replaces; nothing that safety rests on.
+const MAY_USE_CLOCK: [&str; 1] = ["src/peer_storage/clock.rs"];
 /// What has neither threads nor clocks of its own, so that a test decides when things happen.
 const WITHOUT_THREADS: [&str; 2] = ["src/entry_cache", "src/peer_storage"];
 

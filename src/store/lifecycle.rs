@@ -1,0 +1,342 @@
+//! Peers that come and go: opened, filled by a snapshot, removed. Uses: peer, peer_storage.
+
+use super::RegionProgress;
+use super::core::StoreCore;
+use super::shared::count;
+use crate::app_store::AppBatch;
+use crate::error::{Error, Result};
+use crate::peer::Stage;
+use crate::peer_storage::{Installed, Leaves, tombstone_ops};
+use crate::proto::{PeerState, Region, RegionLocalState};
+use crate::snapshot_data::RaftSnapshotData;
+use crate::transport::{PeerBody, PeerMessage};
+use crate::types::{PeerId, RegionId};
+use crate::workers::{ApplyTask, ApplyWork, PeerKey, SlowTask, SplitCheck};
+
+impl StoreCore {
+    /// Opens every region of the node. One that cannot be opened is shown as stopped, with its error;
+    /// the others serve.
+    ///
+    /// # Errors
+    /// Those of the data store itself.
+    pub(super) fn open_all(&mut self) -> Result<()> {
+        let tombstones = self.node.tombstones()?;
+        let by_id = tombstones.into_iter().map(|t| (t.region.region_id(), t));
+        self.tombstones = by_id.collect();
+        for region in self.node.region_ids()? {
+            let opened = self.node.open_region(region).and_then(|storage| {
+                self.ranges.put(storage.region());
+                self.add_peer(storage).map(|_| ())
+            });
+            if let Err(error) = opened {
+                self.show_unopened(region, &error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows a region that could not be opened, so that nobody takes it for one that was never here.
+    fn show_unopened(&self, region: RegionId, error: &Error) {
+        count(&self.shared.counts.regions_stopped);
+        tracing::error!(%region, %error, "region not opened");
+        let status = super::RegionStatus {
+            region: Region {
+                id: region.0,
+                ..Default::default()
+            },
+            peer: PeerId(0),
+            leader: None,
+            term: 0,
+            is_leader: false,
+            state: super::RegionStage::Stopped(error.to_string()),
+        };
+        let mut shown = self
+            .shared
+            .regions
+            .write()
+            .unwrap_or_else(|p| p.into_inner());
+        shown.insert(region, status);
+    }
+
+    /// Creates a region that the operator starts the cluster with, or adds to it.
+    ///
+    /// # Errors
+    /// Those of [`CompositeStorage::create_region`](crate::CompositeStorage::create_region); `Refused`
+    /// if another region holds some of its keys.
+    pub(super) fn create_region(&mut self, region: &Region) -> Result<()> {
+        if let Some(other) = self.ranges.overlapping(&region.range()).first() {
+            let reason = format!("region {other} holds keys of {}", region.range());
+            return Err(Error::Refused {
+                region: region.region_id(),
+                what: "creation",
+                reason,
+            });
+        }
+        let storage = self.node.create_region(region)?;
+        self.ranges.put(region);
+        self.add_peer(storage).map(|_| ())
+    }
+
+    /// How far a region has come.
+    ///
+    /// # Errors
+    /// `RegionNotFound`.
+    pub(super) fn progress(&self, region: RegionId) -> Result<RegionProgress> {
+        let peer = self
+            .peers
+            .get(&region)
+            .ok_or(Error::RegionNotFound { region })?;
+        let (storage, raft) = (peer.storage(), &peer.raft().raft);
+        let own = peer.id();
+        let followers = raft.prs().iter().map(|(id, p)| (PeerId(*id), p.matched));
+        Ok(RegionProgress {
+            first_index: storage.truncated_index() + 1,
+            last_index: raft.raft_log.last_index(),
+            persisted_index: storage.persisted_index(),
+            committed_index: raft.raft_log.committed,
+            applied_index: storage.applied_index(),
+            term: raft.term,
+            is_asleep: peer.is_asleep(),
+            followers: match peer.is_leader() {
+                true => followers.filter(|(id, _)| *id != own).collect(),
+                false => Vec::new(),
+            },
+        })
+    }
+
+    /// The peer goes as soon as nothing of it is on its way.
+    pub(super) fn leave(&mut self, region: RegionId) {
+        self.with_peer(region, |peer, _| peer.leave());
+    }
+
+    /// Removes a peer that leaves, if its last write and its last apply are done.
+    pub(super) fn finish_leaving(&mut self, key: PeerKey) {
+        let Some(peer) = self.peers.get(&key.region) else {
+            return;
+        };
+        if !matches!(peer.stage(), Stage::Leaving) || !peer.is_settled() {
+            return;
+        }
+        let region = key.region;
+        let task = peer.storage().destroy_task(Leaves::Nothing);
+        let tombstone = RegionLocalState {
+            state: PeerState::Tombstone,
+            merge_state: None,
+            ..peer.storage().region_state().clone()
+        };
+        self.peers.remove(&region);
+        self.admin.remove(&region);
+        self.tombstones.insert(region, tombstone);
+        self.closed.insert(region, key);
+        self.out.changed.push(key);
+        self.out.apply.push(ApplyTask {
+            peer: key,
+            work: ApplyWork::Destroy(Box::new(task)),
+        });
+    }
+
+    /// A peer's log, states and data are gone.
+    pub(super) fn destroyed(&mut self, key: PeerKey, result: Result<()>) {
+        if self.closed.get(&key.region) == Some(&key) {
+            self.closed.remove(&key.region);
+            // Only now: whoever took over its keys before would lose them to its removal.
+            self.ranges.remove(key.region);
+        }
+        if let Err(error) = result {
+            // Its tombstone stands, or the write that failed has poisoned the store, which says so
+            // itself. The next open goes on with it.
+            tracing::error!(region = %key.region, %error, "removal of a peer not finished");
+        }
+    }
+
+    /// Installs the snapshot that waits, if its turn has come.
+    pub(super) fn install_waiting(&mut self, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(&key.region) else {
+            return;
+        };
+        // A split that is half done is finished first: its new region is on its way to the disk.
+        if self.admin.contains_key(&key.region) {
+            return;
+        }
+        let Some(message) = peer.snapshot_to_install() else {
+            return;
+        };
+        if let Some(reason) = self.find_obstacle(key.region, &message) {
+            tracing::info!(region = %key.region, reason, "snapshot not installed");
+            return;
+        }
+        let also = self.take_over_covered(key.region, &message);
+        self.try_peer(key, |peer, out| peer.install(message, also, out));
+        if let Some(peer) = self.peers.get(&key.region)
+            && matches!(peer.stage(), Stage::Stopped(_))
+        {
+            self.reopen(key);
+        }
+    }
+
+    /// Ends the regions whose keys a snapshot brings, because they were merged into its region: their
+    /// tombstones are written with it.
+    fn take_over_covered(
+        &mut self,
+        region: RegionId,
+        message: &raft::eraftpb::Message,
+    ) -> AppBatch {
+        let mut also = AppBatch::default();
+        let Ok(Some(data)) = RaftSnapshotData::of_snapshot(region, message.get_snapshot()) else {
+            return also;
+        };
+        let others = self.ranges.overlapping(&data.region.range());
+        let others: Vec<RegionId> = others.into_iter().filter(|id| *id != region).collect();
+        for other in &others {
+            self.end_merged(*other, &mut also);
+        }
+        if !others.is_empty() {
+            self.taken_over.insert(region, others);
+        }
+        also
+    }
+
+    /// Ends a region that was merged into another one: its tombstone goes into `batch`, its data stays.
+    pub(super) fn end_merged(&mut self, region: RegionId, batch: &mut AppBatch) {
+        let Some(mut peer) = self.peers.remove(&region) else {
+            return;
+        };
+        let key = peer.key();
+        peer.leave();
+        let state = peer.storage().region_state();
+        tombstone_ops(state, Leaves::Data, batch);
+        let tombstone = RegionLocalState {
+            state: PeerState::Tombstone,
+            ..state.clone()
+        };
+        self.admin.remove(&region);
+        self.tombstones.insert(region, tombstone);
+        self.closed.insert(region, key);
+        self.out.apply.push(ApplyTask {
+            peer: key,
+            work: ApplyWork::End,
+        });
+        self.out.changed.push(key);
+    }
+
+    /// The tombstone of a region that was merged is durable: the rest of it goes.
+    pub(super) fn forget_merged(&mut self, region: RegionId) {
+        self.closed.remove(&region);
+        self.ranges.remove(region);
+        self.out.write.batch.clear_region(region);
+    }
+
+    /// What becomes of the regions that a snapshot has taken over, or was to.
+    fn settle_taken_over(&mut self, region: RegionId) {
+        for other in self.taken_over.remove(&region).unwrap_or_default() {
+            let state = self.node.local_state(other);
+            if let Ok(Some(state)) = &state
+                && state.state == PeerState::Tombstone
+            {
+                self.forget_merged(other);
+                continue;
+            }
+            self.closed.remove(&other);
+            self.tombstones.remove(&other);
+            let opened = state.and_then(|_| self.node.open_region(other));
+            if let Err(error) = opened.and_then(|storage| self.add_peer(storage)) {
+                self.show_unopened(other, &error);
+            }
+        }
+    }
+
+    /// A snapshot is in, or not.
+    pub(super) fn installed(&mut self, key: PeerKey, result: Result<Box<Installed>>) {
+        if !self.is_current(key) {
+            return;
+        }
+        match result {
+            Ok(installed) => {
+                count(&self.shared.counts.snapshots_installed);
+                self.settle_taken_over(key.region);
+                self.with_peer(key.region, |peer, out| peer.installed(*installed, out));
+                self.admin.remove(&key.region);
+                if let Some(peer) = self.peers.get(&key.region) {
+                    self.ranges.put(peer.region());
+                }
+            }
+            Err(error) => {
+                tracing::error!(region = %key.region, %error, "snapshot not installed");
+                self.settle_taken_over(key.region);
+                self.reopen(key);
+            }
+        }
+    }
+
+    /// Opens a region again from what is on disk: what raft holds of it in memory cannot be taken back.
+    fn reopen(&mut self, key: PeerKey) {
+        let region = key.region;
+        self.peers.remove(&region);
+        self.out.apply.push(ApplyTask {
+            peer: key,
+            work: ApplyWork::End,
+        });
+        let opened = self.node.open_region(region);
+        if let Err(error) = opened.and_then(|storage| self.add_peer(storage)) {
+            self.out.changed.push(key);
+            self.show_unopened(region, &error);
+        }
+    }
+
+    /// Sends a snapshot by the transport's own way for files.
+    pub(super) fn send_snapshot(&mut self, store: u64, envelope: PeerMessage) {
+        let (region, to) = (envelope.region, PeerId(envelope.to.id));
+        let key = match &envelope.body {
+            PeerBody::Raft(message) => {
+                let snapshot = message.get_snapshot();
+                let data = RaftSnapshotData::of_snapshot(region, snapshot);
+                data.ok().flatten().map(|data| data.key(snapshot))
+            }
+            _ => None,
+        };
+        match key {
+            Some(key) => {
+                count(&self.shared.counts.snapshots_sent);
+                self.liveness.sent(store);
+                self.transport.send_snapshot(store, envelope, key);
+            }
+            None => self.with_peer(region, |peer, _| peer.snapshot_sent(to.0, false)),
+        }
+    }
+
+    /// Looks whether a region has grown too large, when it has written enough for that.
+    pub(super) fn check_size(&mut self, key: PeerKey) {
+        let bytes_max = self.options.region_bytes_max;
+        let Some(peer) = self.peers.get_mut(&key.region) else {
+            return;
+        };
+        if bytes_max == 0 || !peer.is_leader() || peer.written_bytes() < bytes_max / 4 {
+            return;
+        }
+        peer.take_written_bytes();
+        self.out.slow.push(SlowTask::SplitCheck(SplitCheck {
+            peer: key,
+            range: peer.region().range(),
+            bytes_max,
+        }));
+    }
+
+    /// What looking at a region's size has found.
+    pub(super) fn split_checked(&mut self, key: PeerKey, result: Result<Option<Vec<u8>>>) {
+        match result {
+            Ok(Some(split_key)) if self.is_current(key) => {
+                let request = super::SplitWanted {
+                    region: key.region,
+                    key: split_key,
+                    peers: self
+                        .peers
+                        .get(&key.region)
+                        .map_or(0, |p| p.region().peers.len()),
+                };
+                (self.run.split_wanted)(request);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(region = %key.region, %error, "size not known"),
+        }
+    }
+}

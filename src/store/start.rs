@@ -1,0 +1,254 @@
+//! The threads of a store, and what connects them. Uses: core, workers, transport.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+
+use super::core::{StoreCore, Tasks};
+use super::message::StoreMsg;
+use super::options::random;
+use super::shared::Shared;
+use super::{Handle, Run, Store, StoreOptions};
+use crate::composite::CompositeStorage;
+use crate::error::{Error, Result};
+use crate::peer::{Machines, Outbox};
+use crate::proto::Region;
+use crate::state_machine::StateMachine;
+use crate::transport::{Inbox, PeerMessage, Placement, StoreMessage, Transport};
+use crate::types::{PeerId, RegionId};
+use crate::workers::{ApplyWorker, Done, DoneSender, SlowWorker, WriteWorker, spawn};
+
+/// A store before anything of it runs.
+pub struct Assembly {
+    pub core: StoreCore,
+    pub handle: Handle,
+    pub messages: Receiver<StoreMsg>,
+    pub write: WriteWorker,
+    pub apply: Vec<ApplyWorker>,
+    pub slow: SlowWorker,
+}
+
+impl Store {
+    /// Starts driving every region of `node`, and whatever comes to it later. `machines` makes the state
+    /// machine of a region when it first applies something.
+    ///
+    /// A region that cannot be opened is shown by [`Store::regions`] as stopped, with its error; the
+    /// others serve. It waits for the disk.
+    ///
+    /// # Errors
+    /// Those of the data store, and of the transport's start; `Io` if the system gives no thread.
+    pub fn start<M>(
+        node: CompositeStorage,
+        machines: M,
+        transport: Arc<dyn Transport>,
+        options: StoreOptions,
+    ) -> Result<Store>
+    where
+        M: Fn(&Region) -> Box<dyn StateMachine> + Send + Sync + 'static,
+    {
+        let tick = options.tick;
+        let snapshots = Arc::clone(node.snapshots());
+        let (wanted, splits) = unbounded();
+        let run_as = Run {
+            nonce: random(),
+            split_wanted: Box::new(move |split| drop(wanted.send(split))),
+        };
+        let machines = Arc::new(machines);
+        let assembly = Assembly::new(node, machines, Arc::clone(&transport), options, run_as)?;
+        let Assembly {
+            mut core,
+            handle,
+            messages,
+            write,
+            apply,
+            slow,
+        } = assembly;
+        core.open_all()?;
+        core.flush();
+        transport.start(Arc::new(handle.clone()), snapshots)?;
+        let mut threads = vec![
+            spawn("peerstore-write", move || write.run())?,
+            spawn("peerstore-slow", move || slow.run())?,
+        ];
+        for worker in apply {
+            threads.push(spawn("peerstore-apply", move || worker.run())?);
+        }
+        // Allocating ids may take long: not on the raft thread.
+        let splitter = handle.clone();
+        threads.push(spawn("peerstore-split", move || {
+            for wanted in splits {
+                drop(splitter.split(wanted));
+            }
+        })?);
+        threads.push(spawn("peerstore-raft", move || run(core, &messages, tick))?);
+        Ok(Store {
+            handle,
+            threads: Mutex::new(threads),
+            transport,
+        })
+    }
+
+    /// Stops every thread, and waits for them. What is in the log and was acknowledged is durable.
+    pub fn stop(&self) {
+        self.transport.stop();
+        self.handle.send(StoreMsg::Stop);
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(|p| p.into_inner()));
+        for thread in threads {
+            join(thread);
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn join(thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        tracing::error!("a thread of the store had panicked");
+    }
+}
+
+/// The raft thread.
+fn run(mut core: StoreCore, messages: &Receiver<StoreMsg>, tick: Duration) {
+    let mut next_tick = Instant::now() + tick;
+    loop {
+        match messages.recv_deadline(next_tick) {
+            Ok(message) => {
+                if !core.handle(message) {
+                    return;
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        // Whatever else waits goes into the same readies, and the same write.
+        for _ in 0..GATHER_MAX {
+            match messages.try_recv() {
+                Ok(message) => {
+                    if !core.handle(message) {
+                        return;
+                    }
+                }
+                Err(_) => break,
+            }
+        }
+        let now = Instant::now();
+        if now >= next_tick {
+            core.tick();
+            // One that comes late is not made up for: time that did not pass here proves nothing.
+            next_tick = now + tick;
+        }
+        core.flush();
+    }
+}
+
+/// How many messages are taken in before what they ask for is handed over.
+const GATHER_MAX: usize = 4096;
+
+impl Assembly {
+    pub fn new(
+        node: CompositeStorage,
+        machines: Arc<Machines>,
+        transport: Arc<dyn Transport>,
+        options: StoreOptions,
+        run: Run,
+    ) -> Result<Assembly> {
+        let (sender, messages) = unbounded();
+        let shared = Arc::new(Shared::default());
+        let placement = match &options.placement {
+            Some(placement) => Arc::clone(placement),
+            None => Arc::new(OwnIds::default()),
+        };
+        let handle = Handle {
+            messages: sender.clone(),
+            shared: Arc::clone(&shared),
+            placement: Arc::clone(&placement),
+            engines: Arc::downgrade(node.engines()),
+            waiting_bytes_max: options.waiting_bytes_max,
+            store_id: node.store_id(),
+        };
+        let done = done_sender(sender.clone());
+        node.set_waker({
+            let done = Arc::clone(&done);
+            Arc::new(move |region| done(Done::Woken(region)))
+        });
+        let engines = node.engines();
+        let (write, write_tasks) = unbounded();
+        let (slow, slow_tasks) = unbounded();
+        let mut apply = Vec::new();
+        let mut appliers = Vec::new();
+        for _ in 0..options.apply_threads.max(1) {
+            let (sender, tasks) = unbounded();
+            apply.push(sender);
+            let (engines, done) = (Arc::clone(engines), Arc::clone(&done));
+            appliers.push(ApplyWorker::new(engines, tasks, done));
+        }
+        let tasks = Tasks { write, apply, slow };
+        let out = Outbox::new(node.store_id(), machines);
+        let write = WriteWorker::new(Arc::clone(engines), write_tasks, Arc::clone(&done));
+        let slow = SlowWorker::new(Arc::clone(engines), slow_tasks, done);
+        let parts = (transport, placement, shared);
+        let core = StoreCore::new(node, out, Arc::new(options), parts, tasks, run);
+        Ok(Assembly {
+            core,
+            handle,
+            messages,
+            write,
+            apply: appliers,
+            slow,
+        })
+    }
+}
+
+fn done_sender(messages: Sender<StoreMsg>) -> DoneSender {
+    Arc::new(move |done| drop(messages.send(StoreMsg::Done(done))))
+}
+
+impl Inbox for Handle {
+    fn message(&self, from: u64, message: StoreMessage) {
+        self.send(StoreMsg::Message(from, message));
+    }
+
+    fn unreachable(&self, region: RegionId, peer: PeerId) {
+        self.send(StoreMsg::Unreachable(region, peer));
+    }
+
+    fn snapshot_sent(&self, region: RegionId, peer: PeerId, arrived: bool) {
+        self.send(StoreMsg::SnapshotSent(region, peer, arrived));
+    }
+
+    fn accepts_snapshot(&self, from: u64, message: &PeerMessage) -> Result<()> {
+        let (reply, answer) = bounded(1);
+        self.send(StoreMsg::Offer(from, Box::new(message.clone()), reply));
+        answer.recv().unwrap_or(Err(Error::StoreStopped))
+    }
+}
+
+/// The ids of a store that is alone.
+#[derive(Default)]
+struct OwnIds(AtomicU64);
+
+impl Placement for OwnIds {
+    fn address(&self, _store: u64) -> Option<String> {
+        None
+    }
+
+    fn allocate_ids(&self, count: usize) -> Result<Vec<u64>> {
+        let first = self.0.fetch_add(count as u64, Ordering::Relaxed) + 1;
+        Ok((first..first + count as u64).collect())
+    }
+
+    fn observe_id(&self, id: u64) {
+        self.0.fetch_max(id, Ordering::Relaxed);
+    }
+
+    fn max_id(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,91 @@
+//! The worker for what takes long and holds up nobody: installs, syncs of the data, looking for a key to
+//! split at. Uses: peer_storage, app_store.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use crossbeam_channel::Receiver;
+
+use super::task::{Done, DoneSender, SlowTask, SplitCheck};
+use crate::app_store::Keyspace;
+use crate::error::{Result, catch_panic};
+use crate::peer_storage::Engines;
+
+/// More is not read for the cache of a peer that is about to lead.
+const WARM_BYTES_MAX: u64 = 16 << 20;
+
+/// Does what takes long.
+pub struct SlowWorker {
+    engines: Arc<Engines>,
+    tasks: Receiver<SlowTask>,
+    done: DoneSender,
+}
+
+impl SlowWorker {
+    /// A worker for `tasks`.
+    pub fn new(engines: Arc<Engines>, tasks: Receiver<SlowTask>, done: DoneSender) -> Self {
+        SlowWorker {
+            engines,
+            tasks,
+            done,
+        }
+    }
+
+    /// Works until every sender is gone.
+    pub fn run(self) {
+        for task in &self.tasks {
+            (self.done)(self.work(task));
+        }
+    }
+
+    /// Does one task; whether there was one.
+    pub fn step(&self) -> bool {
+        let task = self.tasks.try_recv();
+        task.map(|task| (self.done)(self.work(task))).is_ok()
+    }
+
+    fn work(&self, task: SlowTask) -> Done {
+        match task {
+            SlowTask::Install(peer, task) => {
+                let result = catch_panic("install", || task.run());
+                Done::Installed(peer, result.map(Box::new))
+            }
+            SlowTask::Sync(number) => match self.engines.app.sync() {
+                Ok(()) => Done::Synced(number),
+                Err(error) => Done::Poisoned(error),
+            },
+            SlowTask::Warm(peer, range) => {
+                let log = &self.engines.log;
+                Done::Warmed(peer, log.read_entries(peer.region, range, WARM_BYTES_MAX))
+            }
+            SlowTask::SplitCheck(check) => {
+                let key = self.middle_key(&check);
+                Done::SplitKey(check.peer, key)
+            }
+        }
+    }
+
+    /// The key behind which half of the bytes lie, if there are more than the limit.
+    fn middle_key(&self, check: &SplitCheck) -> Result<Option<Vec<u8>>> {
+        let view = self.engines.app.view()?;
+        let mut bytes = 0;
+        view.scan(Keyspace::Data, &check.range, &mut |key, value| {
+            bytes += (key.len() + value.len()) as u64;
+            Ok(ControlFlow::Continue(()))
+        })?;
+        if bytes <= check.bytes_max {
+            return Ok(None);
+        }
+        let (mut passed, mut middle) = (0, None);
+        view.scan(Keyspace::Data, &check.range, &mut |key, value| {
+            // Never the first key: nothing would be left below it.
+            if passed * 2 >= bytes && passed > 0 {
+                middle = Some(key.to_vec());
+                return Ok(ControlFlow::Break(()));
+            }
+            passed += (key.len() + value.len()) as u64;
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(middle)
+    }
+}

@@ -1,0 +1,114 @@
+//! What everybody does first.
+
+use crate::cluster::{Cluster, PATIENCE, wait};
+use peerstore::{ChangePeer, PeerId};
+
+#[test]
+fn three_stores_elect_replicate_and_read() {
+    let cluster = Cluster::new(3);
+    cluster.create_region();
+    for i in 0..100 {
+        cluster.put(&format!("k{i:03}"), &format!("v{i}"));
+    }
+    assert_eq!(cluster.get("k042").as_deref(), Some(&b"v42"[..]));
+    assert_eq!(cluster.get("none"), None);
+}
+
+#[test]
+fn a_store_that_comes_back_catches_up_and_another_comes_in_by_a_snapshot() {
+    let mut cluster = Cluster::new(3);
+    cluster.create_region();
+    cluster.put("a", "1");
+    cluster.stop(3);
+    for i in 0..50 {
+        cluster.put(&format!("b{i}"), "2");
+    }
+    cluster.start(3);
+    cluster.start(4);
+    let leader = cluster.leader(1);
+    let add = ChangePeer::AddVoter {
+        peer: PeerId(204),
+        store: 4,
+    };
+    wait("the change", || {
+        cluster.leader(1).change_peers(1, [add]).wait(PATIENCE).ok()
+    });
+    let _ = leader;
+    for id in [3, 4] {
+        let store = &cluster.stores[&id];
+        wait("the data", || {
+            let reader = store.read(1).wait(PATIENCE).ok()?;
+            reader.get(b"b49").ok().flatten()
+        });
+    }
+}
+
+#[test]
+fn a_region_is_split_and_merged_again() {
+    let cluster = Cluster::new(3);
+    cluster.create_region();
+    for key in ["a", "m", "z"] {
+        cluster.put(key, "1");
+    }
+    wait("the split", || {
+        cluster.leader(1).split(1, "k").wait(PATIENCE).ok()
+    });
+    let right = wait("the new region", || {
+        cluster.region_of("m").filter(|r| r.0 != 1)
+    });
+    cluster.put("n", "2");
+    cluster.put("b", "2");
+    assert_eq!(cluster.get("m").as_deref(), Some(&b"1"[..]));
+    let left = cluster.leader(1).store_id();
+    wait("the two led together", || {
+        let store = cluster.leader(right.0);
+        if store.store_id() == left {
+            return Some(());
+        }
+        let peers = store.region(right)?.region.peers;
+        let to = peers.iter().find(|p| p.store_id == left)?.id;
+        let _ = store.transfer_leader(right, to).wait(PATIENCE);
+        None
+    });
+    wait("the merge", || {
+        cluster.leader(right.0).merge(right, 1).wait(PATIENCE).ok()
+    });
+    wait("one region", || {
+        let all = cluster.stores.values().all(|s| s.regions().len() == 1);
+        all.then_some(())
+    });
+    for (key, value) in [("a", "1"), ("b", "2"), ("n", "2"), ("z", "1")] {
+        assert_eq!(cluster.get(key).as_deref(), Some(value.as_bytes()), "{key}");
+    }
+    cluster.put("q", "3");
+}
+
+#[test]
+fn leadership_moves_to_a_peer_that_has_read_what_the_others_miss() {
+    let mut cluster = Cluster::new(3);
+    cluster.create_region();
+    cluster.put("a", "1");
+    let from = cluster.leader(1).store_id();
+    let (to, down) = (from % 3 + 1, (from + 1) % 3 + 1);
+    cluster.stop(down);
+    for i in 0..50 {
+        cluster.put(&format!("b{i}"), "2");
+    }
+    let target = 100 + to;
+    let cached = |store: u64| cluster.stores[&store].stats().cache.bytes;
+    let before = cached(to);
+    cluster
+        .leader(1)
+        .transfer_leader(1, target)
+        .wait(PATIENCE)
+        .unwrap();
+    assert_eq!(cluster.leader(1).store_id(), to);
+    assert!(
+        cached(to) > before,
+        "the new leader's cache holds what store {down} misses"
+    );
+    cluster.start(down);
+    wait("the third", || {
+        cluster.stores[&down].read(1).wait(PATIENCE).ok()
+    });
+}

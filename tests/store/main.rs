@@ -1,0 +1,4 @@
+//! The driver on real threads: three stores over RocksDB, or in memory.
+
+mod basic;
+mod cluster;
