@@ -177,6 +177,8 @@ pub struct Peer {
     obstructed: bool,
     // The last merge that was proposed here.
     merge_proposed: LogPosition,
+    // The index of the last compaction by policy that was proposed here.
+    compaction_proposed: u64,
 }
 
 impl Peer {
@@ -220,6 +222,7 @@ impl Peer {
             transfer: None,
             obstructed: false,
             merge_proposed: LogPosition::default(),
+            compaction_proposed: 0,
         })
     }
 
@@ -315,7 +318,7 @@ impl Peer {
         }
         let region = self.key.region;
         let error = || stopped(region, reason.to_owned());
-        self.proposals.fail(error);
+        self.proposals.stop(region, error);
         self.reads.fail(error);
     }
 

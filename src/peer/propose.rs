@@ -75,7 +75,16 @@ impl Proposals {
         }
     }
 
-    /// Answers everybody.
+    /// Answers everybody. What is in the log already may have left it for other replicas, and be
+    /// applied there; only what was not proposed yet has the error's own word that it never will be.
+    pub fn stop(&mut self, region: RegionId, error: impl Fn() -> Error) {
+        for proposal in self.gathered.drain(..) {
+            proposal.done.answer(Err(error()));
+        }
+        self.fail(|| Error::Uncertain { region });
+    }
+
+    /// Answers everybody the same.
     pub fn fail(&mut self, error: impl Fn() -> Error) {
         for proposal in self.gathered.drain(..) {
             proposal.done.answer(Err(error()));

@@ -230,6 +230,28 @@ pub fn show_region(region: &Region) -> String {
     )
 }
 
+pub fn show_message(message: &StoreMessage) -> String {
+    let StoreMessage::Peer(envelope) = message else {
+        return "alive".to_owned();
+    };
+    let (region, from, to) = (envelope.region, envelope.from.id, envelope.to.id);
+    let body = match &envelope.body {
+        PeerBody::Raft(m) => format!(
+            "{:?} term {} log {}.{} commit {} entries {} reject {}",
+            m.get_msg_type(),
+            m.term,
+            m.log_term,
+            m.index,
+            m.commit,
+            m.entries.len(),
+            m.reject
+        ),
+        PeerBody::Gone { into } => format!("gone into {:?}", into.as_ref().map(|r| r.id)),
+        other => format!("{other:?}"),
+    };
+    format!("region {region} {from} to {to}: {body}")
+}
+
 impl Promises {
     /// What a message says that its sender has on disk must be there: a vote, entries.
     pub fn hear(&self, from: u64, message: &StoreMessage) {

@@ -8,7 +8,7 @@ use peerstore::memory::{MemoryNetwork, MemoryPlacement, NetworkOptions};
 use peerstore::{Config, GcPolicy, KeyRange, PeerId, Region, SnapshotConfig, StoreOptions};
 
 use crate::broken::Flaw;
-use crate::checks::Checks;
+use crate::checks::{Checks, apply_state, regions_of, show_message, show_region};
 use crate::clients::{CLIENTS, Client};
 use crate::dice::Dice;
 use crate::history::{History, Value};
@@ -61,8 +61,12 @@ impl World {
         let options = options(&mut dice, placement.clone());
         let checks = Checks::default();
         let promises = Arc::clone(&checks.promises);
-        network.set_filter(move |from, _, message| {
+        let said = std::env::var_os("PEERSTORE_TRACE").is_some();
+        network.set_filter(move |from, to, message| {
             promises.hear(from, &message);
+            if said {
+                println!("    {from} to {to}: {}", show_message(&message));
+            }
             Some(message)
         });
         World {
@@ -95,8 +99,16 @@ impl World {
         self.trace.lock().unwrap().count(kind);
     }
 
-    /// A whole life: regions, faults, and the end of all faults.
+    /// A whole life, and what the stores show if something went wrong in it.
     pub fn run(&mut self) -> Checked {
+        self.live().map_err(|reason| {
+            let shown: Vec<String> = self.nodes.iter().map(show_node).collect();
+            format!("{reason}\n{}", shown.concat())
+        })
+    }
+
+    /// Regions, faults, and the end of all faults.
+    fn live(&mut self) -> Checked {
         self.begin()?;
         while self.round < ROUNDS {
             self.go_round()?;
@@ -154,8 +166,8 @@ impl World {
                 self.begin_call(client);
             }
         }
-        let often = 3 * self.nodes.len() as u64;
-        let steps = self.dice.between(often, 6 * often);
+        let often = 4 * self.nodes.len() as u64;
+        let steps = self.dice.between(often, 8 * often);
         for _ in 0..steps {
             self.step_somewhere()?;
         }
@@ -238,6 +250,36 @@ impl World {
         self.checks.look_at_store(&self.nodes[at])?;
         self.checks.look_at_disk(&self.nodes[at])
     }
+}
+
+/// For whoever looks into a failure.
+fn show_node(node: &Node) -> String {
+    let Some(store) = node.store() else {
+        return format!("store {} does not run\n", node.id);
+    };
+    let mut shown = format!("store {}: refused {:?}\n", node.id, store.stats().refused);
+    for status in store.regions() {
+        let applied = apply_state(&node.data, status.region.region_id());
+        let applied = applied.map_or(0, |a| a.applied_index);
+        shown += &format!(
+            "  peer {} term {} leader {:?} applied {applied} {:?} of {}\n",
+            status.peer,
+            status.term,
+            status.leader.map(|l| l.id),
+            status.state,
+            show_region(&status.region)
+        );
+    }
+    for state in regions_of(&node.data) {
+        if state.state == peerstore::PeerState::Tombstone {
+            shown += &format!(
+                "  tombstone of {}: {}\n",
+                state.peer_id,
+                show_region(&state.region)
+            );
+        }
+    }
+    shown
 }
 
 fn config(dice: &mut Dice) -> Config {
