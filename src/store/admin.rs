@@ -158,6 +158,7 @@ impl StoreCore {
             Ok(conf_state) => conf_state,
             Err(error) => return Ok(Change::Refused(refused(region, &error.to_string()))),
         };
+        peer.step_down_without_vote();
         let state = peer.storage().region_state();
         let mut next = state.clone();
         next.region.peers = peers_of(&conf_state, &state.region.peers, &change.peers);
@@ -419,7 +420,17 @@ impl StoreCore {
         }
         let command = match request {
             AdminRequest::Destroy | AdminRequest::Campaign => return,
-            AdminRequest::ChangePeers(changes) => {
+            AdminRequest::ChangePeers(epoch, changes) => {
+                let current = peer.region();
+                if let Some(got) = epoch.filter(|e| *e != current.region_epoch) {
+                    let current = Box::new(current.clone());
+                    let stale = Error::StaleEpoch {
+                        region,
+                        got,
+                        current,
+                    };
+                    return done.answer(Err(stale));
+                }
                 return self.request_change(region, &changes, done);
             }
             AdminRequest::Merge(target) => return self.request_merge(region, target, done),

@@ -185,7 +185,7 @@ impl World {
         };
         let what = format!("{}: {changes:?}", region.id);
         if let Some(store) = self.nodes[at].store() {
-            let ticket = store.change_peers(region.region_id(), changes);
+            let ticket = store.change_peers_at(region.region_id(), region.region_epoch, changes);
             self.ask(kind, what, ticket);
         }
     }

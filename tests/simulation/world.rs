@@ -157,12 +157,12 @@ impl World {
     fn go_round(&mut self) -> Checked {
         self.round += 1;
         self.tick(900)?;
-        if self.dice.happens(60) {
+        if self.dice.happens(90) {
             self.operate();
         }
         self.do_faults()?;
         for client in 0..CLIENTS {
-            if self.dice.happens(250) {
+            if self.dice.happens(400) {
                 self.begin_call(client);
             }
         }
