@@ -164,11 +164,16 @@ impl Peer {
         if self.proposals.gathered.is_empty() {
             return;
         }
-        let gathered = std::mem::take(&mut self.proposals.gathered);
-        if !self.is_leader() {
-            for proposal in gathered {
-                proposal.done.answer(Err(self.not_leader()));
+        // Since they were gathered the region may have been split, or the lead lost; or its last entry
+        // before a merge may have been applied, behind which nothing may be acknowledged any more.
+        let mut gathered = Vec::new();
+        for proposal in std::mem::take(&mut self.proposals.gathered) {
+            match self.check_proposal("proposal", proposal.version) {
+                Ok(()) => gathered.push(proposal),
+                Err(error) => proposal.done.answer(Err(error)),
             }
+        }
+        if gathered.is_empty() {
             return;
         }
         let version = self.region().region_epoch.version;

@@ -22,7 +22,7 @@ pub struct Checks {
     leaders: BTreeMap<(RegionId, u64), u64>,
     /// What was applied at an index, and what the region and its data were then.
     entries: BTreeMap<(RegionId, u64), (u64, u64)>,
-    replicas: BTreeMap<(RegionId, u64), (u64, String)>,
+    replicas: BTreeMap<(RegionId, u64), (String, String)>,
     /// How far each replica was looked at.
     looked: BTreeMap<(u64, RegionId), (u64, u64)>,
     /// Where a store was ever told that a peer is gone for good.
@@ -61,15 +61,18 @@ pub fn apply_state(data: &MemoryData, region: RegionId) -> Option<RaftApplyState
     bytes.map(|b| RaftApplyState::decode_of(region, &b).expect("an apply state"))
 }
 
-/// A hash of the keys and values of a range.
-pub fn hash_of(data: &MemoryData, range: &KeyRange) -> u64 {
-    let mut hash = 0;
+/// The keys and values of a range.
+pub fn content_of(data: &MemoryData, range: &KeyRange) -> String {
+    let mut content = String::new();
     let scanned = data.scan(Keyspace::Data, range, &mut |key, value| {
-        hash = mix(mix(hash, key), value);
+        content += &String::from_utf8_lossy(key);
+        content += "=";
+        content += &String::from_utf8_lossy(value);
+        content += ";";
         Ok(ControlFlow::Continue(()))
     });
     scanned.expect("a scan in memory");
-    hash
+    content
 }
 
 impl Checks {
@@ -153,21 +156,21 @@ impl Checks {
         for index in from + 1..=applied {
             self.look_at_entry(node, region, index)?;
         }
-        let hash = hash_of(&node.data, &state.region.range());
+        let content = content_of(&node.data, &state.region.range());
         let shown = format!("{:?} {:?}", state.state, show_region(&state.region));
         let seen = self.replicas.get(&(region, applied));
         match seen {
             Some((other, region_then)) => {
                 self.compared += 1;
-                if *other != hash || *region_then != shown {
+                if *other != content || *region_then != shown {
                     return Err(format!(
-                        "store {id}: region {region} at {applied} is {hash:x} {shown}, \
-                         another replica was {other:x} {region_then}"
+                        "store {id}: region {region} at {applied} is {content} {shown}, \
+                         another replica was {other} {region_then}"
                     ));
                 }
             }
             None => {
-                self.replicas.insert((region, applied), (hash, shown));
+                self.replicas.insert((region, applied), (content, shown));
             }
         }
         Ok(())

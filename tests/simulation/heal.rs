@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use peerstore::memory::NetworkOptions;
 use peerstore::{DataRead as _, KeyRange, Keyspace, Region, RegionStage, RegionStatus};
 
-use crate::checks::{apply_state, hash_of, show_region};
+use crate::checks::{apply_state, content_of, show_region};
 use crate::clients::keys;
 use crate::history::Op;
 use crate::world::{Checked, World};
@@ -123,7 +123,7 @@ impl World {
 
     /// Every replica has applied the same, and has the same data.
     fn check_replicas(&self, region: &Region) -> Checked {
-        let mut first = None;
+        let mut first: Option<(Option<u64>, String)> = None;
         for peer in &region.peers {
             let node = self.nodes.iter().find(|n| n.id == peer.store_id);
             let node = node.ok_or("a peer on no store")?;
@@ -143,8 +143,8 @@ impl World {
                 ));
             }
             let applied = apply_state(&node.data, region.region_id()).map(|a| a.applied_index);
-            let found = (applied, hash_of(&node.data, &region.range()));
-            if *first.get_or_insert(found) != found {
+            let found = (applied, content_of(&node.data, &region.range()));
+            if *first.get_or_insert_with(|| found.clone()) != found {
                 return Err(format!(
                     "region {}: replicas at {first:?} and {found:?}",
                     region.id
