@@ -141,6 +141,7 @@ pub use app_store::{
 pub use composite::{CompositeStorage, Parts};
 pub use config::{
     AppBackend, Compression, Config, LogBackend, RocksConfig, SnapshotBackend, SnapshotConfig,
+    StoreConfig, TlsConfig, TransportConfig,
 };
 pub use entry_cache::CacheStats;
 pub use error::{Error, RecoveryError, Result};
@@ -164,7 +165,8 @@ pub use snapshot_store::{
 };
 pub use state_machine::{ApplyBatch, StateMachine};
 pub use store::{
-    ChangePeer, RegionStage, RegionStatus, SteppedStore, Store, StoreOptions, StorePart, StoreStats,
+    ChangePeer, RegionProgress, RegionStage, RegionStatus, SteppedStore, Store, StoreOptions,
+    StorePart, StoreStats,
 };
 pub use ticket::Ticket;
 pub use transport::{

@@ -54,9 +54,9 @@ impl DestroyTask {
             engines.open_regions.doubt(region);
         }
         written?;
-        remove_leftovers(engines, &self.tombstone)?;
+        // An install that failed before this has left its file in need.
         engines.tasks.needed.release_region(region);
-        remove_orphans(engines, region)
+        remove_leftovers(engines, &self.tombstone)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::message::{AdminRequest, StoreMsg};
-use super::{ChangePeer, Handle, RegionStatus, SplitWanted, Store, StoreStats};
+use super::{ChangePeer, Handle, RegionProgress, RegionStatus, SplitWanted, Store, StoreStats};
 use crate::error::{Error, Result};
 use crate::peer::ProposeData;
 use crate::proto::{Region, RegionEpoch};
@@ -175,6 +175,19 @@ impl Store {
         self.handle.region(region.into())
     }
 
+    /// How far the region has come here, as of when the raft thread gets to it.
+    ///
+    /// # Errors
+    /// The ticket's: `RegionNotFound`.
+    pub fn progress(&self, region: impl Into<RegionId>) -> Ticket<RegionProgress> {
+        let region = region.into();
+        let (ticket, done) = Ticket::new();
+        self.handle.send(StoreMsg::Call(Box::new(move |core| {
+            done.answer(core.progress(region));
+        })));
+        ticket
+    }
+
     /// Every region of this store, ascending by id. Those that were stopped by an error are among them.
     pub fn regions(&self) -> Vec<RegionStatus> {
         let shown = self.handle.shared.regions.read();
@@ -222,9 +235,15 @@ impl Store {
         self.handle.store_id
     }
 
-    /// What the store has done since it was started.
+    /// What the store has done since it was started; what its node has done is 0 once it is stopped.
     pub fn stats(&self) -> StoreStats {
-        self.handle.shared.stats()
+        let mut stats = self.handle.shared.stats();
+        if let Some(engines) = self.handle.engines.upgrade() {
+            stats.log = engines.log.stats();
+            stats.app = engines.app.stats();
+            stats.cache = engines.cache.stats();
+        }
+        stats
     }
 
     fn admin(&self, region: RegionId, request: AdminRequest) -> Ticket<Region> {

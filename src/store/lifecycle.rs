@@ -1,5 +1,6 @@
 //! Peers that come and go: opened, filled by a snapshot, removed. Uses: peer, peer_storage.
 
+use super::RegionProgress;
 use super::core::StoreCore;
 use super::shared::count;
 use crate::app_store::AppBatch;
@@ -76,6 +77,33 @@ impl StoreCore {
         self.add_peer(storage).map(|_| ())
     }
 
+    /// How far a region has come.
+    ///
+    /// # Errors
+    /// `RegionNotFound`.
+    pub(super) fn progress(&self, region: RegionId) -> Result<RegionProgress> {
+        let peer = self
+            .peers
+            .get(&region)
+            .ok_or(Error::RegionNotFound { region })?;
+        let (storage, raft) = (peer.storage(), &peer.raft().raft);
+        let own = peer.id();
+        let followers = raft.prs().iter().map(|(id, p)| (PeerId(*id), p.matched));
+        Ok(RegionProgress {
+            first_index: storage.truncated_index() + 1,
+            last_index: raft.raft_log.last_index(),
+            persisted_index: storage.persisted_index(),
+            committed_index: raft.raft_log.committed,
+            applied_index: storage.applied_index(),
+            term: raft.term,
+            is_asleep: peer.is_asleep(),
+            followers: match peer.is_leader() {
+                true => followers.filter(|(id, _)| *id != own).collect(),
+                false => Vec::new(),
+            },
+        })
+    }
+
     /// The peer goes as soon as nothing of it is on its way.
     pub(super) fn leave(&mut self, region: RegionId) {
         self.with_peer(region, |peer, _| peer.leave());
@@ -97,7 +125,6 @@ impl StoreCore {
             ..peer.storage().region_state().clone()
         };
         self.peers.remove(&region);
-        self.ranges.remove(region);
         self.admin.remove(&region);
         self.tombstones.insert(region, tombstone);
         self.closed.insert(region, key);
@@ -112,6 +139,8 @@ impl StoreCore {
     pub(super) fn destroyed(&mut self, key: PeerKey, result: Result<()>) {
         if self.closed.get(&key.region) == Some(&key) {
             self.closed.remove(&key.region);
+            // Only now: whoever took over its keys before would lose them to its removal.
+            self.ranges.remove(key.region);
         }
         if let Err(error) = result {
             // Its tombstone stands, or the write that failed has poisoned the store, which says so
@@ -125,6 +154,10 @@ impl StoreCore {
         let Some(peer) = self.peers.get_mut(&key.region) else {
             return;
         };
+        // A split that is half done is finished first: its new region is on its way to the disk.
+        if self.admin.contains_key(&key.region) {
+            return;
+        }
         let Some(message) = peer.snapshot_to_install() else {
             return;
         };

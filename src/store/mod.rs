@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `client` | what a client asks: [`Store`]'s calls |
 //! | `core` | the raft thread's state: what comes in, what goes out |
-//! | `start` | the threads, or their steps on one thread |
+//! | `open`, `start`, `stepped` | a store from its config; the threads, or their steps on one thread |
 //! | `receive` | messages of other stores; peers that are made by one |
 //! | `lifecycle` | peers that are opened, filled by a snapshot, removed |
 //! | `admin`, `change`, `merge` | what admin entries do |
@@ -20,6 +20,7 @@ mod lifecycle;
 mod liveness;
 mod merge;
 mod message;
+mod open;
 mod options;
 mod ranges;
 mod receive;
@@ -28,16 +29,17 @@ mod start;
 mod stepped;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::Sender;
 
 pub use change::ChangePeer;
 pub use options::StoreOptions;
-pub use shared::{RegionStage, RegionStatus, StoreStats};
+pub use shared::{RegionProgress, RegionStage, RegionStatus, StoreStats};
 pub use stepped::{SteppedStore, StorePart};
 
+use crate::peer_storage::Engines;
 use crate::proto::RegionLocalState;
 use crate::transport::{Placement, Transport};
 use crate::types::RegionId;
@@ -102,6 +104,8 @@ pub(crate) struct Handle {
     messages: Sender<StoreMsg>,
     shared: Arc<Shared>,
     placement: Arc<dyn Placement>,
+    // Not its owner: a store that was stopped lets its node go.
+    engines: Weak<Engines>,
     waiting_bytes_max: u64,
     store_id: u64,
 }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
+use crate::app_store::AppStats;
+use crate::entry_cache::CacheStats;
 use crate::proto::{Peer, Region};
+use crate::raft_log::LogStats;
 use crate::types::{PeerId, RegionId};
 
 /// A region of this store, as it was when it last changed.
@@ -22,6 +25,27 @@ pub struct RegionStatus {
     pub is_leader: bool,
     /// How this store's peer stands.
     pub state: RegionStage,
+}
+
+/// How far a region of this store has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegionProgress {
+    /// The first index of the log.
+    pub first_index: u64,
+    /// The last index of the log, durable or not.
+    pub last_index: u64,
+    /// Everything up to this index is durable here.
+    pub persisted_index: u64,
+    /// Everything up to this index is committed, as far as this peer knows.
+    pub committed_index: u64,
+    /// Everything up to this index is applied here.
+    pub applied_index: u64,
+    /// raft's term.
+    pub term: u64,
+    /// Whether it gets no ticks because it has nothing to do.
+    pub is_asleep: bool,
+    /// Where a leader knows each other peer's log to agree with its own: peer and index.
+    pub followers: Vec<(PeerId, u64)>,
 }
 
 /// How a peer of a store stands.
@@ -88,6 +112,12 @@ pub struct StoreStats {
     pub refused: BTreeMap<&'static str, u64>,
     /// The bytes of the proposals that wait now.
     pub waiting_bytes: u64,
+    /// What the log has done since the node was opened.
+    pub log: LogStats,
+    /// What the data store has done since the node was opened.
+    pub app: AppStats,
+    /// What the entry caches have done and hold.
+    pub cache: CacheStats,
 }
 
 impl Shared {
@@ -119,6 +149,7 @@ impl Shared {
                 .unwrap_or_else(|p| p.into_inner())
                 .clone(),
             waiting_bytes: load(&self.waiting_bytes),
+            ..StoreStats::default()
         }
     }
 }

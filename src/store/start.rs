@@ -169,6 +169,7 @@ impl Assembly {
             messages: sender.clone(),
             shared: Arc::clone(&shared),
             placement: Arc::clone(&placement),
+            engines: Arc::downgrade(node.engines()),
             waiting_bytes_max: options.waiting_bytes_max,
             store_id: node.store_id(),
         };

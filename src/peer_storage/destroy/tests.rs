@@ -1,5 +1,7 @@
 //! Rules 9, 27 and 29: what ends a region on another thread, cut anywhere.
 
+use peerstore::memory::WriteFault;
+
 use super::{Leaves, tombstone_ops};
 use crate::app_store::AppBatch;
 use crate::error::Error;
@@ -62,6 +64,29 @@ fn rule_29_the_tombstone_is_durable_first_wherever_a_removal_is_cut() {
                     crashed.node.open_region(1).unwrap();
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn rule_29_without_its_tombstone_nothing_of_a_region_goes() {
+    for fault in [WriteFault::DiskFull, WriteFault::SyncFailed] {
+        let (rig, storage) = region();
+        let before = rig.crash(usize::MAX).dump();
+        let task = storage.destroy_task(Leaves::Nothing);
+        drop(storage);
+        rig.data.inner.fail_next_write(fault);
+        assert!(task.run().is_err());
+        // Whether the tombstone is on the disk is not known: nobody may go on with the region.
+        let error = rig.node.open_region(1).unwrap_err();
+        assert!(matches!(error, Error::Poisoned { .. }), "{error}");
+        let lost = rig.log.inner.crash_copy(usize::MAX);
+        let whole = peerstore::RaftLogStorage::read_entries(&lost, 1.into(), 6..10, u64::MAX);
+        assert_eq!(whole.unwrap().len(), 4);
+        if fault == WriteFault::DiskFull {
+            let crashed = rig.crash(usize::MAX);
+            assert_eq!(crashed.dump(), before);
+            crashed.node.open_region(1).unwrap();
         }
     }
 }

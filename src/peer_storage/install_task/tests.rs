@@ -243,6 +243,7 @@ fn rule_24_nothing_writes_while_it_is_under_way_and_nobody_opens_the_region() {
     assert!(store.append(&entries(7, 9..10)).is_err());
     assert!(store.compact(7).is_err());
     assert!(store.snapshot(0, 1).is_err());
+    store.log_start = 0;
     assert_eq!(store.removable(), None, "the log is replaced");
     let again = store.begin_install_task(&mut begun.ready, AppBatch::default());
     assert!(matches!(again, Err(Error::InvalidArgument { .. })));
@@ -321,6 +322,20 @@ fn a_file_stays_needed_from_a_failed_install_to_the_next_open() {
     assert_eq!(storage.applied_index(), LEADER_INDEX);
     assert_eq!(begun.rig.snapshots.list(None).unwrap(), []);
     check_ended(&begun.rig);
+}
+
+#[test]
+fn a_region_whose_install_failed_can_be_destroyed_with_its_file() {
+    let begun = begin(SMALL);
+    begun.rig.trace.cut_after(1);
+    assert!(begun.task.run().is_err());
+    let task = begun.raft.store().destroy_task(Leaves::Nothing);
+    drop(begun.raft);
+    begun.rig.trace.cut_after(usize::MAX);
+    task.run().unwrap();
+    assert_eq!(begun.rig.snapshots.list(None).unwrap(), []);
+    check_ended(&begun.rig);
+    assert_eq!(data_of(&begun.rig.node), []);
 }
 
 #[test]

@@ -214,6 +214,22 @@ fn only_a_log_without_entries_of_a_region_without_data_is_taken_for_half_a_split
     let opened = rig.crash(0).node.open_region(2).unwrap();
     assert_eq!(opened.last_index(), Ok(INITIAL_INDEX));
     assert_eq!(opened.hard_state(), &committed);
+    // The last entry alone makes it a log, too.
+    let (rig, _parent) = parent();
+    waiting(&rig, &hard_state(9, 11, 0));
+    let mut batch = LogBatch::default();
+    batch.append(2.into(), entries(INITIAL_TERM, 5..6));
+    let hard_state_at_5 = hard_state(9, 11, INITIAL_INDEX);
+    batch.state(
+        2.into(),
+        RaftLocalState {
+            hard_state: hard_state_at_5.clone(),
+            last_index: INITIAL_INDEX,
+        },
+    );
+    rig.node.log().write(&batch, Durability::Synced).unwrap();
+    let opened = rig.node.open_region(2).unwrap();
+    assert_eq!(opened.hard_state(), &hard_state_at_5);
     // Anything else that does not fit stays a contradiction.
     let state = |last_index, term, commit| RaftLocalState {
         hard_state: hard_state(term, 11, commit),
