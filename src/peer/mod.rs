@@ -180,6 +180,8 @@ pub struct Peer {
     obstructed: bool,
     // The last merge that was proposed here.
     merge_proposed: LogPosition,
+    // The index of the last compaction by policy that was proposed here.
+    compaction_proposed: u64,
 }
 
 impl Peer {
@@ -225,6 +227,7 @@ impl Peer {
             preparation: None,
             obstructed: false,
             merge_proposed: LogPosition::default(),
+            compaction_proposed: 0,
         })
     }
 
@@ -319,6 +322,9 @@ impl Peer {
             self.stage = Stage::Stopped(reason.to_owned());
         }
         let region = self.key.region;
+        // What is in the log may have left it for other replicas, and be applied there.
+        self.proposals
+            .stop(region, || stopped(region, reason.to_owned()));
         self.fail_waiters(|| stopped(region, reason.to_owned()));
     }
 

@@ -110,6 +110,7 @@ impl Peer {
         }
         self.obstructed = false;
         self.known.clear();
+        self.leave_if_removed();
         self.note_role(out);
         out.changed.push(self.key);
     }
@@ -219,7 +220,9 @@ impl Peer {
         }
     }
 
-    fn leave_if_removed(&mut self) {
+    /// Begins to leave if the region is known not to have this peer: also where that was applied before
+    /// a crash, or came by a snapshot.
+    pub fn leave_if_removed(&mut self) {
         let id = self.id().0;
         let region = self.region();
         if region.is_initialized() && region.peers.iter().all(|p| p.id != id) {

@@ -69,7 +69,9 @@ pub(super) enum Change {
 impl StoreCore {
     /// Works out the admin entry of `key` whose turn has come, and hands it on.
     pub(super) fn run_admin(&mut self, key: PeerKey) {
-        if !self.is_current(key) {
+        // One whose new region's log is being written has been worked out: a second time it would find
+        // that region taken.
+        if !self.is_current(key) || self.admin.contains_key(&key.region) {
             return;
         }
         let Some(peer) = self.peers.get(&key.region) else {
@@ -111,6 +113,12 @@ impl StoreCore {
         match header.admin {
             Some(AdminCommand::RollbackMerge(rollback)) => self.rollback_merge(key, rollback),
             _ if merging => Ok(Change::Refused(refused(region, "it is being merged"))),
+            // A peer of the new region that was here before is still being removed.
+            Some(AdminCommand::Split(split))
+                if self.closed.contains_key(&RegionId(split.region_id)) =>
+            {
+                Ok(Change::Wait)
+            }
             Some(AdminCommand::CompactLog(compact)) => Ok(self.compact(key, compact)),
             Some(AdminCommand::Split(split)) => Ok(self.split(key, &split)),
             Some(AdminCommand::PrepareMerge(prepare)) => {
@@ -150,6 +158,7 @@ impl StoreCore {
             Ok(conf_state) => conf_state,
             Err(error) => return Ok(Change::Refused(refused(region, &error.to_string()))),
         };
+        peer.step_down_without_vote();
         let state = peer.storage().region_state();
         let mut next = state.clone();
         next.region.peers = peers_of(&conf_state, &state.region.peers, &change.peers);
@@ -225,13 +234,14 @@ impl StoreCore {
             Change::Split(left, right, own) => {
                 (work.region, work.sync) = (Some(Arc::from(left)), true);
                 match self.begin_split(key, &right, own, &mut work.also) {
-                    Some(new) => {
+                    Ok(Some(new)) => {
                         new.add_to_app(&mut work.also);
                         follow = Follow::WriteSplit(Box::new(work), Box::new(new));
                         self.await_admin(key, position, None, follow);
                         return;
                     }
-                    None => follow = Follow::Nothing,
+                    Ok(None) => follow = Follow::Nothing,
+                    Err(error) => return self.stop_region(key.region, &error.to_string()),
                 }
             }
         }
@@ -262,13 +272,16 @@ impl StoreCore {
 
     /// Puts the new region's log on its way. None if this store is to have no peer of it (any more): then
     /// the keys that the parent gives away go with it.
+    ///
+    /// # Errors
+    /// What keeps the new region from being made although it belongs here.
     fn begin_split(
         &mut self,
         key: PeerKey,
         right: &Region,
         own: PeerId,
         also: &mut AppBatch,
-    ) -> Option<NewRegion> {
+    ) -> Result<Option<NewRegion>> {
         let id = right.region_id();
         // A peer that messages have made before the split came here: its votes count.
         let waits = self.peers.get(&id).filter(|p| !p.region().is_initialized());
@@ -290,25 +303,26 @@ impl StoreCore {
                 self.out.write.batch.merge(batch);
                 self.out.write.readies.push((key, SPLIT_LOG));
                 self.closed.insert(id, key);
-                Some(new)
+                Ok(Some(new))
             }
-            Err(error) => {
+            Err(error @ (Error::RegionExists { .. } | Error::RegionTombstone { .. })) => {
                 tracing::info!(region = %id, %error, "the split makes no peer here");
                 for keyspace in Keyspace::APPLICATION {
                     also.delete_range(keyspace, &right.range());
                 }
-                None
+                Ok(None)
             }
+            Err(error) => Err(error),
         }
     }
 
     /// The log of the new region is durable: now the split is applied.
     pub(super) fn split_log_durable(&mut self, key: PeerKey) {
-        if !self.is_current(key) {
-            return;
-        }
-        let Some(admin) = self.admin.get_mut(&key.region) else {
-            return;
+        let admin = self.admin.get_mut(&key.region);
+        let Some(admin) =
+            admin.filter(|_| self.peers.get(&key.region).is_some_and(|p| p.key() == key))
+        else {
+            return self.abandon_split(key);
         };
         let follow = std::mem::replace(&mut admin.follow, Follow::Nothing);
         if let Follow::WriteSplit(work, new) = follow {
@@ -317,6 +331,25 @@ impl StoreCore {
                 peer.hand_admin(*work, out);
                 Ok(())
             });
+        }
+    }
+
+    /// The parent has left before its split was applied here. The new region comes by messages, or what
+    /// waited for it is there again.
+    fn abandon_split(&mut self, parent: PeerKey) {
+        let children = self.closed.iter();
+        let children = children.filter(|(id, key)| **key == parent && **id != parent.region);
+        let children: Vec<RegionId> = children.map(|(id, _)| *id).collect();
+        for child in children {
+            self.closed.remove(&child);
+            let waits = |s: &RegionLocalState| s.state != PeerState::Tombstone;
+            if !matches!(self.node.local_state(child), Ok(Some(state)) if waits(&state)) {
+                continue;
+            }
+            let opened = self.node.open_region(child);
+            if let Err(error) = opened.and_then(|storage| self.add_peer(storage)) {
+                self.show_unopened(child, &error);
+            }
         }
     }
 
@@ -387,7 +420,17 @@ impl StoreCore {
         }
         let command = match request {
             AdminRequest::Destroy | AdminRequest::Campaign => return,
-            AdminRequest::ChangePeers(changes) => {
+            AdminRequest::ChangePeers(epoch, changes) => {
+                let current = peer.region();
+                if let Some(got) = epoch.filter(|e| *e != current.region_epoch) {
+                    let current = Box::new(current.clone());
+                    let stale = Error::StaleEpoch {
+                        region,
+                        got,
+                        current,
+                    };
+                    return done.answer(Err(stale));
+                }
                 return self.request_change(region, &changes, done);
             }
             AdminRequest::Merge(target) => return self.request_merge(region, target, done),

@@ -439,7 +439,8 @@ impl StoreCore {
         };
         let nonce = self.run.nonce.wrapping_add(self.opened << 32);
         let options = Arc::clone(&self.peer_options);
-        let peer = catch_panic("raft", || Peer::new(key, storage, options, nonce))?;
+        let mut peer = catch_panic("raft", || Peer::new(key, storage, options, nonce))?;
+        peer.leave_if_removed();
         self.peers.insert(region, peer);
         self.touch(region);
         self.out.changed.push(key);

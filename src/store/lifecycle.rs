@@ -36,7 +36,7 @@ impl StoreCore {
     }
 
     /// Shows a region that could not be opened, so that nobody takes it for one that was never here.
-    fn show_unopened(&self, region: RegionId, error: &Error) {
+    pub(super) fn show_unopened(&self, region: RegionId, error: &Error) {
         count(&self.shared.counts.regions_stopped);
         tracing::error!(%region, %error, "region not opened");
         let status = super::RegionStatus {

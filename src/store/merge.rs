@@ -102,8 +102,10 @@ impl StoreCore {
         };
         let storage = peer.storage();
         let state = storage.region_state();
-        // The log may have been compacted between the proposal and here.
-        if !is_normal(state) || prepare.min_index < storage.truncated_index() {
+        // The log may have been compacted, or the members changed, between the proposal and here. Each
+        // store of the target needs a peer of the source to take in.
+        let together = live_together(&state.region, &prepare.target);
+        if !is_normal(state) || !together || prepare.min_index < storage.truncated_index() {
             let reason = "it has changed since the merge was asked for";
             return Ok(Change::Refused(refused(key.region, reason)));
         }

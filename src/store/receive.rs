@@ -54,6 +54,7 @@ impl StoreCore {
                 Ok(())
             }
             PeerBody::Wake => {
+                self.check_sender(&envelope)?;
                 self.touch(region);
                 Ok(())
             }
@@ -98,7 +99,8 @@ impl StoreCore {
             let own = peer.region().region_epoch;
             if to < peer.id() {
                 // For one that was here before: its place was taken.
-                self.say_gone(envelope, own, None);
+                let region = peer.region().clone();
+                self.say_gone_from(envelope, &region, None);
             } else if can_create(envelope) && envelope.epoch.conf_ver > own.conf_ver {
                 // This peer was removed from its region and has not heard of it, or never got anything.
                 self.leave(region);
@@ -108,12 +110,10 @@ impl StoreCore {
         if let Some(tombstone) = self.tombstones.get(&region)
             && to <= tombstone.peer_id
         {
-            let epoch = tombstone.region.region_epoch;
-            let into = tombstone
-                .merge_state
-                .as_ref()
-                .and_then(|m| m.target.clone());
-            self.say_gone(envelope, epoch, into);
+            let merge = tombstone.merge_state.as_ref();
+            let into = merge.and_then(|m| m.target.clone());
+            let region = tombstone.region.clone();
+            self.say_gone_from(envelope, &region, into);
             return Ok(false);
         }
         if !can_create(envelope) {
@@ -142,10 +142,19 @@ impl StoreCore {
         }
     }
 
-    /// Tells a peer that asks for votes of a region it does not belong to any more.
+    /// That the addressee is gone does not say that the sender is: only if its region as it was known
+    /// here does not have it, or has ended as a whole.
+    fn say_gone_from(&mut self, envelope: &PeerMessage, region: &Region, into: Option<Region>) {
+        let sender = envelope.from.id;
+        if into.is_some() || region.peers.iter().all(|p| p.id != sender) {
+            self.say_gone(envelope, region.region_epoch, into);
+        }
+    }
+
+    /// Tells a peer that asks for votes, or for anybody, of a region it does not belong to any more.
     fn say_gone(&mut self, envelope: &PeerMessage, epoch: RegionEpoch, into: Option<Region>) {
         // Only those that know a region can have been removed from it.
-        if envelope.epoch == RegionEpoch::default() || !asks_for_votes(envelope) {
+        if envelope.epoch == RegionEpoch::default() || !expects_answer(envelope) {
             return;
         }
         let gone = PeerMessage {
@@ -302,12 +311,13 @@ fn can_create(envelope: &PeerMessage) -> bool {
     }
 }
 
-fn asks_for_votes(envelope: &PeerMessage) -> bool {
+fn expects_answer(envelope: &PeerMessage) -> bool {
     match &envelope.body {
         PeerBody::Raft(message) => matches!(
             message.get_msg_type(),
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
         ),
-        _ => false,
+        PeerBody::Wake => true,
+        PeerBody::Gone { .. } | PeerBody::Sleep { .. } => false,
     }
 }
