@@ -88,8 +88,8 @@ impl StoreCore {
         if let Some(peer) = self.peers.get_mut(&region) {
             if to < peer.id() {
                 // For one that was here before: its place was taken.
-                let epoch = peer.region().region_epoch;
-                self.say_gone(envelope, epoch, None);
+                let region = peer.region().clone();
+                self.say_gone(envelope, &region, None);
             } else if !peer.region().is_initialized() || matches!(peer.stage(), Stage::Stopped(_)) {
                 // A peer that never got anything, or cannot go on, makes way for a newer one.
                 self.leave(region);
@@ -102,12 +102,10 @@ impl StoreCore {
         if let Some(tombstone) = self.tombstones.get(&region)
             && to <= tombstone.peer_id
         {
-            let epoch = tombstone.region.region_epoch;
-            let into = tombstone
-                .merge_state
-                .as_ref()
-                .and_then(|m| m.target.clone());
-            self.say_gone(envelope, epoch, into);
+            let ended = tombstone.region.clone();
+            let merge = tombstone.merge_state.as_ref();
+            let into = merge.and_then(|m| m.target.clone());
+            self.say_gone(envelope, &ended, into);
             return Ok(false);
         }
         if !can_create(envelope) {
@@ -136,8 +134,15 @@ impl StoreCore {
         }
     }
 
-    /// Tells a peer that asks for votes of a region it does not belong to any more.
-    fn say_gone(&mut self, envelope: &PeerMessage, epoch: RegionEpoch, into: Option<Region>) {
+    /// Tells a peer that asks for votes of a region it does not belong to any more. `known` is the region
+    /// as this store knows it; a peer that is among its members is behind, and not gone, unless the
+    /// region itself has ended.
+    fn say_gone(&mut self, envelope: &PeerMessage, known: &Region, into: Option<Region>) {
+        let epoch = known.region_epoch;
+        let is_member = known.peers.iter().any(|p| p.id == envelope.from.id);
+        if !known.is_initialized() || (is_member && into.is_none()) {
+            return;
+        }
         // Only those that know a region can have been removed from it.
         if envelope.epoch == RegionEpoch::default() || !asks_for_votes(envelope) {
             return;
@@ -205,7 +210,8 @@ impl StoreCore {
             None if peer.raft().raft.prs().get(sender.id).is_some() => Ok(()),
             None => {
                 if envelope.epoch.conf_ver < own.conf_ver {
-                    self.say_gone(envelope, own, None);
+                    let known = region.clone();
+                    self.say_gone(envelope, &known, None);
                 }
                 let detail = format!("peer {} is not in region {}", sender.id, envelope.region);
                 Err(Refusal::new("unknown sender", detail))
