@@ -7,15 +7,15 @@
 
 use std::sync::Arc;
 
-use protobuf::Message as _;
-use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType};
-use raft_proto::ConfChangeI;
+use raft::eraftpb::{ConfState, Entry};
 
 use super::ChangePeer;
 use super::core::StoreCore;
 use super::message::AdminRequest;
 use crate::app_store::{AppBatch, Keyspace};
-use crate::command::{AdminCommand, ChangePeers, CompactLog, EntryHeader, Split, position_of};
+use crate::command::{
+    AdminCommand, ChangePeers, CompactLog, EntryHeader, Split, conf_change_of, position_of,
+};
 use crate::error::{Error, Result};
 use crate::peer::AdminEntry;
 use crate::peer_storage::NewRegion;
@@ -240,7 +240,9 @@ impl StoreCore {
                         self.await_admin(key, position, None, follow);
                         return;
                     }
-                    Ok(None) => follow = Follow::Nothing,
+                    Ok(None) => {}
+                    // What was there is being removed: it is worked out again when that is done.
+                    Err(Error::RegionOpen { .. }) => return,
                     Err(error) => return self.stop_region(key.region, &error.to_string()),
                 }
             }
@@ -274,7 +276,7 @@ impl StoreCore {
     /// the keys that the parent gives away go with it.
     ///
     /// # Errors
-    /// What keeps the new region from being made although it belongs here.
+    /// Whatever is no answer to that: nothing has changed then.
     fn begin_split(
         &mut self,
         key: PeerKey,
@@ -495,8 +497,8 @@ impl StoreCore {
     pub(super) fn destroy(&mut self, region: RegionId, done: Completer<Region>) {
         match self.peers.get(&region).map(|p| p.region().clone()) {
             Some(shown) => {
+                self.leaving.entry(region).or_default().push((done, shown));
                 self.leave(region);
-                done.answer(Ok(shown));
             }
             None => done.answer(Err(Error::RegionNotFound { region })),
         }
@@ -510,21 +512,6 @@ pub(super) fn refused(region: RegionId, reason: &str) -> Error {
         what: "admin command",
         reason: reason.to_owned(),
     }
-}
-
-fn conf_change_of(region: RegionId, entry: &Entry) -> Result<ConfChangeV2> {
-    let corrupt = |e: protobuf::ProtobufError| {
-        let what = format!("conf change {}", entry.index);
-        Error::corruption(Some(region), what, e.to_string())
-    };
-    let mut change = ConfChangeV2::default();
-    if entry.get_entry_type() == EntryType::EntryConfChange {
-        let mut simple = ConfChange::default();
-        simple.merge_from_bytes(&entry.data).map_err(corrupt)?;
-        return Ok(simple.into_v2());
-    }
-    change.merge_from_bytes(&entry.data).map_err(corrupt)?;
-    Ok(change)
 }
 
 /// The peers of a configuration, in the order of their ids: from the region, or from the change that

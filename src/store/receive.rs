@@ -100,7 +100,7 @@ impl StoreCore {
             if to < peer.id() {
                 // For one that was here before: its place was taken.
                 let region = peer.region().clone();
-                self.say_gone_from(envelope, &region, None);
+                self.say_gone(envelope, &region, None);
             } else if can_create(envelope) && envelope.epoch.conf_ver > own.conf_ver {
                 // This peer was removed from its region and has not heard of it, or never got anything.
                 self.leave(region);
@@ -110,10 +110,10 @@ impl StoreCore {
         if let Some(tombstone) = self.tombstones.get(&region)
             && to <= tombstone.peer_id
         {
+            let ended = tombstone.region.clone();
             let merge = tombstone.merge_state.as_ref();
             let into = merge.and_then(|m| m.target.clone());
-            let region = tombstone.region.clone();
-            self.say_gone_from(envelope, &region, into);
+            self.say_gone(envelope, &ended, into);
             return Ok(false);
         }
         if !can_create(envelope) {
@@ -142,17 +142,15 @@ impl StoreCore {
         }
     }
 
-    /// That the addressee is gone does not say that the sender is: only if its region as it was known
-    /// here does not have it, or has ended as a whole.
-    fn say_gone_from(&mut self, envelope: &PeerMessage, region: &Region, into: Option<Region>) {
-        let sender = envelope.from.id;
-        if into.is_some() || region.peers.iter().all(|p| p.id != sender) {
-            self.say_gone(envelope, region.region_epoch, into);
+    /// Tells a peer that asks for votes of a region it does not belong to any more. `known` is the region
+    /// as this store knows it; a peer that is among its members is behind, and not gone, unless the
+    /// region itself has ended.
+    fn say_gone(&mut self, envelope: &PeerMessage, known: &Region, into: Option<Region>) {
+        let epoch = known.region_epoch;
+        let is_member = known.peers.iter().any(|p| p.id == envelope.from.id);
+        if !known.is_initialized() || (is_member && into.is_none()) {
+            return;
         }
-    }
-
-    /// Tells a peer that asks for votes, or for anybody, of a region it does not belong to any more.
-    fn say_gone(&mut self, envelope: &PeerMessage, epoch: RegionEpoch, into: Option<Region>) {
         // Only those that know a region can have been removed from it.
         if envelope.epoch == RegionEpoch::default() || !expects_answer(envelope) {
             return;
@@ -220,7 +218,8 @@ impl StoreCore {
             None if peer.raft().raft.prs().get(sender.id).is_some() => Ok(()),
             None => {
                 if envelope.epoch.conf_ver < own.conf_ver {
-                    self.say_gone(envelope, own, None);
+                    let known = region.clone();
+                    self.say_gone(envelope, &known, None);
                 }
                 let detail = format!("peer {} is not in region {}", sender.id, envelope.region);
                 Err(Refusal::new("unknown sender", detail))
@@ -318,6 +317,6 @@ fn expects_answer(envelope: &PeerMessage) -> bool {
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
         ),
         PeerBody::Wake => true,
-        PeerBody::Gone { .. } | PeerBody::Sleep { .. } => false,
+        _ => false,
     }
 }
