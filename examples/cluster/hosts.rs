@@ -215,7 +215,8 @@ impl Process {
             "rocksdb"
         });
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        command.stderr(std::fs::File::create(&errors)?);
+        let mut append = std::fs::OpenOptions::new();
+        command.stderr(append.create(true).append(true).open(&errors)?);
         let child = command.spawn()?;
         // From here on it ends with this value.
         let mut process = Process {

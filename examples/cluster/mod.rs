@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `node` | one store: a `Store` over RocksDB and TCP, and what it answers |
 //! | `serve`, `hosts` | its process, and whoever starts, kills and ends those |
+//! | `trace` | what the process reports, in a file beside its directory |
 //! | `protocol` | what clients and stores say to each other |
 //! | `client`, `load` | routes, retries; the writing |
 //! | `story` | what happens to the cluster meanwhile |
@@ -24,6 +25,7 @@ mod serve;
 mod story;
 #[path = "../support/svg.rs"]
 mod svg;
+mod trace;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

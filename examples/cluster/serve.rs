@@ -19,6 +19,7 @@ const STOP_TIME: Duration = Duration::from_secs(10);
 
 /// Runs a store until its input ends: that is when the parent closes it, or dies in whatever way.
 pub fn run(settings: &Settings) -> Outcome<()> {
+    super::trace::start();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
     let node = Arc::new(Node::open(settings, None)?);
