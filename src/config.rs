@@ -12,7 +12,10 @@ use crate::error::{Error, Result};
 use crate::peer_storage::GcPolicy;
 use crate::types::Durability;
 
+mod driver;
 mod yaml;
+
+pub use driver::{StoreConfig, TlsConfig, TransportConfig};
 
 #[cfg(test)]
 mod tests;
@@ -49,6 +52,10 @@ pub struct Config {
     pub rocksdb: RocksConfig,
     /// When a log is compacted.
     pub gc: GcPolicy,
+    /// How its regions are driven, by a [`Store`](crate::Store).
+    pub store: StoreConfig,
+    /// How it reaches the other stores.
+    pub transport: TransportConfig,
 }
 
 /// Where the logs of a node are kept.
@@ -144,6 +151,8 @@ impl Default for Config {
             entry_cache_bytes: 64 << 20,
             rocksdb: RocksConfig::default(),
             gc: GcPolicy::default(),
+            store: StoreConfig::default(),
+            transport: TransportConfig::default(),
         }
     }
 }
@@ -243,6 +252,8 @@ impl Config {
         within(("entry_cache_bytes", self.entry_cache_bytes), 1, u64::MAX)?;
         within(("gc.bytes_max", gc.bytes_max), 1, u64::MAX)?;
         within(("gc.entries_max", gc.entries_max), 1, u64::MAX)?;
+        self.store.check()?;
+        self.transport.check(self.cluster_id, self.store_id)?;
         if gc.entries_trailing > gc.entries_max {
             let (trailing, max) = (gc.entries_trailing, gc.entries_max);
             return Err(format!(

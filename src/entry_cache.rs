@@ -3,7 +3,8 @@
 //!
 //! Each region's cache is the newest contiguous suffix of its log. What is not yet persisted stays,
 //! because the log store cannot answer for it; everything else may leave, oldest first, when the node
-//! is over its budget. Entries that were read back from the log are never put in.
+//! is over its budget. Entries that were read back from the log are put in only before a peer is to
+//! lead.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -244,6 +245,38 @@ impl EntryCache {
         drop(ring);
         if self.budget.excess() > 0 {
             self.budget.shrink();
+        }
+    }
+
+    /// Puts persisted entries before what is cached, as many of the newest as the budget has room for:
+    /// for a peer that is about to lead, whose followers will ask for them. The last of them is the one
+    /// before the first that is cached, or the last of the log if nothing is.
+    ///
+    /// # Panics
+    /// If there would be a hole.
+    pub fn prepend(&self, entries: Vec<Entry>) {
+        let Some(last) = entries.last() else { return };
+        let last = last.index;
+        let mut ring = lock(&self.ring);
+        if let Some(first) = ring.first_index() {
+            assert_eq!(last + 1, first, "entry cache: a hole behind the entries");
+        }
+        ring.persisted = ring.persisted.max(last);
+        let used = self.budget.used.load(Ordering::Relaxed);
+        let mut room = self.budget.limit.saturating_sub(used);
+        for entry in entries.into_iter().rev() {
+            let bytes = size_of::<Entry>() as u64 + payload(&entry);
+            if bytes > room {
+                break;
+            }
+            room -= bytes;
+            ring.payload += payload(&entry);
+            ring.entries.push_front(entry);
+        }
+        ring.settle(&self.budget);
+        if !ring.is_holder && !ring.entries.is_empty() {
+            ring.is_holder = true;
+            lock(&self.budget.holders).push_back(Arc::clone(&self.ring));
         }
     }
 

@@ -141,6 +141,7 @@ pub use app_store::{
 pub use composite::{CompositeStorage, Parts};
 pub use config::{
     AppBackend, Compression, Config, LogBackend, RocksConfig, SnapshotBackend, SnapshotConfig,
+    StoreConfig, TlsConfig, TransportConfig,
 };
 pub use entry_cache::CacheStats;
 pub use error::{Error, RecoveryError, Result};

@@ -1,7 +1,7 @@
 //! The driver of many regions: what an entry costs, what an fsync carries, what sleeps, what catches up.
 //!
 //! ```text
-//! cargo bench --bench store [-- --quick] [-- --only throughput|latency|idle|catch-up]
+//! cargo bench --bench store [-- --quick] [-- --only throughput|profile|latency|idle|catch-up]
 //! ```
 
 mod catch_up;
@@ -24,6 +24,10 @@ fn main() -> Outcome {
     let args = Args::read()?;
     if args.runs("throughput") {
         throughput::run(&args)?;
+    }
+    // For a profiler: nothing but the cluster at work.
+    if args.only.as_deref() == Some("profile") {
+        throughput::profile(&args)?;
     }
     if args.runs("latency") {
         latency::run(&args)?;

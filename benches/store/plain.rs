@@ -91,7 +91,9 @@ fn handle_ready(node: &mut RawNode<MemStorage>) -> Outcome<Vec<Message>> {
     node.advance_apply();
     // A log that only grows is not what is measured.
     let applied = node.raft.raft_log.applied;
-    if applied > node.mut_store().rl().hard_state().commit.saturating_sub(1) && applied % 512 == 0 {
+    if applied > node.mut_store().rl().hard_state().commit.saturating_sub(1)
+        && applied.is_multiple_of(512)
+    {
         node.mut_store().wl().compact(applied)?;
     }
     Ok(messages)

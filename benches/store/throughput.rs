@@ -73,6 +73,19 @@ pub fn run(args: &Args) -> Outcome {
     Ok(())
 }
 
+/// The most proposers for some seconds, and nothing else.
+pub fn profile(args: &Args) -> Outcome {
+    let dir = args.disk()?;
+    let cluster = Cluster::start(dir.path(), 3, REGIONS, &Config::default())?;
+    let run = drive(&cluster, PROPOSERS[3], 10.0)?;
+    let each = run.cpu_seconds / run.entries as f64 * 1e6;
+    println!(
+        "{} entries, {each:.1} us of processor time each",
+        run.entries
+    );
+    Ok(())
+}
+
 /// Lets `proposers` propose, each one entry at a time, for some seconds.
 fn drive(cluster: &Cluster, proposers: u64, seconds: f64) -> Outcome<Run> {
     let payload = noise(PAYLOAD_BYTES);

@@ -29,7 +29,14 @@ fn the_example_spells_out_the_defaults() {
 
 #[test]
 fn the_example_names_every_key() {
-    for section in ["", "snapshot: ", "rocksdb: ", "gc: "] {
+    for section in [
+        "",
+        "snapshot: ",
+        "rocksdb: ",
+        "gc: ",
+        "store: ",
+        "transport: ",
+    ] {
         let message = refusal(&format!("{section}{{zzzzzz: 1}}"));
         let (_, keys) = message.split_once("the keys here are ").unwrap();
         for key in keys.split(", ") {
@@ -79,6 +86,54 @@ gc: {entries_max: 10, bytes_max: 4096, entries_trailing: 3}
             bytes_max: 4096,
             entries_trailing: 3,
         },
+        ..Config::default()
+    };
+    assert_eq!(Config::from_yaml_str(yaml).unwrap(), expected);
+}
+
+#[test]
+fn every_key_of_the_driver_is_read() {
+    let yaml = "
+cluster_id: 7
+store_id: 8
+store: {tick_ms: 1, election_ticks: 8, heartbeat_ticks: 3, sleep_after_ticks: 0, gc_ticks: 4,
+        region_bytes_max: 1MiB, waiting_bytes_max: 2MiB, apply_threads: 5}
+transport:
+  listen: 0.0.0.0:1
+  stores: {2: \"b:2\"}
+  tls: {ca: a.pem, cert: b.pem, key: c.pem}
+  frame_bytes_max: 1MiB
+  queue_bytes_max: 2MiB
+  snapshot_bytes_max: 3MiB
+  snapshot_bytes_per_second: 0
+";
+    let expected = Config {
+        cluster_id: 7,
+        store_id: 8,
+        store: StoreConfig {
+            tick_ms: 1,
+            election_ticks: 8,
+            heartbeat_ticks: 3,
+            sleep_after_ticks: 0,
+            gc_ticks: 4,
+            region_bytes_max: 1 << 20,
+            waiting_bytes_max: 2 << 20,
+            apply_threads: 5,
+        },
+        transport: TransportConfig {
+            listen: "0.0.0.0:1".into(),
+            stores: [(2, "b:2".into())].into(),
+            tls: Some(TlsConfig {
+                ca: "a.pem".into(),
+                cert: "b.pem".into(),
+                key: "c.pem".into(),
+            }),
+            frame_bytes_max: 1 << 20,
+            queue_bytes_max: 2 << 20,
+            snapshot_bytes_max: 3 << 20,
+            snapshot_bytes_per_second: 0,
+        },
+        ..Config::default()
     };
     assert_eq!(Config::from_yaml_str(yaml).unwrap(), expected);
 }

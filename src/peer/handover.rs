@@ -63,7 +63,8 @@ impl Handover {
     }
 
     pub fn restart_at(&mut self, index: u64) {
-        assert!(self.waiting.is_empty(), "a snapshot is taken alone");
+        // What is committed below the snapshot is part of it.
+        self.waiting.clear();
         (self.handed, self.barrier) = (index, Barrier::None);
     }
 
@@ -80,8 +81,9 @@ impl Handover {
         self.failed
     }
 
-    pub fn is_blocked(&self) -> bool {
-        self.barrier != Barrier::None
+    /// Whether an admin entry is with the applier.
+    pub fn is_handed(&self) -> bool {
+        self.barrier == Barrier::Handed
     }
 
     pub fn handed(&self) -> u64 {

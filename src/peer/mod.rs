@@ -47,7 +47,7 @@ use handover::Handover;
 use propose::Proposals;
 use reads::Reads;
 use sleep::Rest;
-use transfer::Transfer;
+use transfer::{Preparation, Transfer};
 
 /// What a peer is driven with, the same for all of a store.
 #[derive(Clone, Debug)]
@@ -167,12 +167,15 @@ pub struct Peer {
     rest: Rest,
     // A snapshot's message that waits until everything before it is done.
     snapshot: Option<Box<Message>>,
+    // Raft is told when its ready is advanced that these did not get their messages.
+    unsent: Vec<u64>,
     // Where peers live that the region does not name (any more, or yet).
     known: Vec<PeerMeta>,
     // What the store was last told.
     leader: u64,
     role: StateRole,
     transfer: Option<Transfer>,
+    preparation: Option<Preparation>,
     // It was offered a snapshot that cannot be installed yet: it will not get on by its log.
     obstructed: bool,
     // The last merge that was proposed here.
@@ -214,10 +217,12 @@ impl Peer {
             reads: Reads::new(nonce, peer_id),
             rest: Rest::default(),
             snapshot: None,
+            unsent: Vec::new(),
             known: Vec::new(),
             leader: 0,
             role: StateRole::Follower,
             transfer: None,
+            preparation: None,
             obstructed: false,
             merge_proposed: LogPosition::default(),
         })
@@ -314,9 +319,7 @@ impl Peer {
             self.stage = Stage::Stopped(reason.to_owned());
         }
         let region = self.key.region;
-        let error = || stopped(region, reason.to_owned());
-        self.proposals.fail(error);
-        self.reads.fail(error);
+        self.fail_waiters(|| stopped(region, reason.to_owned()));
     }
 
     /// Whether it can do anything now.
@@ -345,8 +348,16 @@ impl Peer {
     pub fn leave(&mut self) {
         let region = self.key.region;
         self.stage = Stage::Leaving;
-        self.proposals.fail(|| Error::Uncertain { region });
         self.reads.fail(|| Error::RegionNotFound { region });
+        self.fail_waiters(|| Error::Uncertain { region });
+    }
+
+    fn fail_waiters(&mut self, error: impl Fn() -> Error) {
+        self.proposals.fail(&error);
+        self.reads.fail(&error);
+        if let Some(transfer) = self.transfer.take() {
+            transfer.fail(error());
+        }
     }
 
     /// Whether everything that is committed here is durable and applied.

@@ -75,6 +75,24 @@ impl Proposals {
         }
     }
 
+    /// Entries from `index` on are new: those that stood there were replaced, and whoever leads now does
+    /// not have them, so they are not committed and never will be.
+    fn drop_from(&mut self, index: u64, region: RegionId) {
+        while self
+            .waiting
+            .back()
+            .is_some_and(|p| p.position.index >= index)
+            && let Some(proposal) = self.waiting.pop_back()
+        {
+            proposal.done.answer(Err(Error::ProposalDropped { region }));
+        }
+        while self.admin.back().is_some_and(|w| w.position.index >= index)
+            && let Some(wait) = self.admin.pop_back()
+        {
+            wait.done.answer(Err(Error::ProposalDropped { region }));
+        }
+    }
+
     /// Answers everybody.
     pub fn fail(&mut self, error: impl Fn() -> Error) {
         for proposal in self.gathered.drain(..) {
@@ -192,6 +210,7 @@ impl Peer {
             return;
         }
         let term = self.raft.raft.term;
+        self.proposals.drop_from(first, self.key.region);
         for ((done, permit), index) in waits.into_iter().zip(first..) {
             let position = LogPosition::new(term, index);
             let proposal = Proposal {
@@ -258,6 +277,8 @@ impl Peer {
     fn await_admin(&mut self, proposed: Result<LogPosition>, done: Option<Completer<Region>>) {
         match (proposed, done) {
             (Ok(position), Some(done)) => {
+                let region = self.key.region;
+                self.proposals.drop_from(position.index, region);
                 self.proposals.admin.push_back(AdminWait { position, done });
             }
             (Err(error), Some(done)) => done.answer(Err(error)),

@@ -27,6 +27,9 @@ impl Peer {
                 return Ok(());
             }
         }
+        for peer in std::mem::take(&mut self.unsent) {
+            self.raft.report_unreachable(peer);
+        }
         self.note_role(out);
         self.hand_over(out);
         Ok(())
@@ -35,9 +38,9 @@ impl Peer {
     /// The snapshot that waits, if everything that came before it is done (rule 23).
     pub fn snapshot_to_install(&mut self) -> Option<raft::eraftpb::Message> {
         let settled = matches!(self.stage, Stage::Active)
-            && self.is_idle()
+            && self.is_settled()
             && !self.raft.has_ready()
-            && !self.handover.is_blocked();
+            && !self.handover.is_handed();
         if settled {
             self.snapshot.take().map(|m| *m)
         } else {
@@ -227,6 +230,7 @@ impl Peer {
     /// Lets go of cached entries that every follower has which is heard of.
     fn compact_cache(&mut self) {
         let mut keep = self.storage().applied_index() + 1;
+        keep = keep.min(self.prepared_from().unwrap_or(keep));
         if self.is_leader() {
             for (_, progress) in self.raft.raft.prs().iter() {
                 if progress.recent_active {

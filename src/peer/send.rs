@@ -14,7 +14,7 @@ impl Peer {
         for message in messages {
             let Some(to) = self.peer_meta(message.to) else {
                 tracing::debug!(region = %self.region_id(), to = message.to, "peer not known");
-                self.raft.report_unreachable(message.to);
+                self.unsent.push(message.to);
                 continue;
             };
             let kind = message.get_msg_type();

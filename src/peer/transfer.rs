@@ -1,22 +1,51 @@
-//! Leadership that is handed over. Uses: ticket.
+//! Leadership that is handed over, to a peer that has at hand what its followers will want. Uses: ticket,
+//! transport, peer_storage.
 
-use super::Peer;
+use raft::eraftpb::Entry;
+
+use super::{Outbox, Peer};
 use crate::error::{Error, Result};
-use crate::proto::Region;
+use crate::proto::{Peer as PeerMeta, Region};
 use crate::ticket::Completer;
+use crate::transport::PeerBody;
 use crate::types::PeerId;
+use crate::workers::SlowTask;
 
 /// A transfer that is under way.
 #[derive(Debug)]
 pub(super) struct Transfer {
     to: u64,
     age_ticks: usize,
+    step: Step,
     done: Completer<Region>,
 }
 
+impl Transfer {
+    pub fn fail(self, error: Error) {
+        self.done.answer(Err(error));
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Step {
+    // The other one fills its cache; it is given so many ticks.
+    Preparing,
+    // raft is at it.
+    Asked,
+}
+
+/// A peer that was told that it may lead soon: it keeps what was asked for.
+#[derive(Debug)]
+pub(super) struct Preparation {
+    leader: PeerMeta,
+    low: u64,
+    ticks_left: usize,
+}
+
 impl Peer {
-    /// Hands the leadership to `to`, once it has caught up.
-    pub fn transfer_leader(&mut self, to: PeerId, done: Completer<Region>) {
+    /// Hands the leadership to `to`, once it has caught up, and has the entries in memory that others
+    /// still miss, or some time has passed.
+    pub fn transfer_leader(&mut self, to: PeerId, done: Completer<Region>, out: &mut Outbox) {
         if to == self.id() {
             return done.answer(Ok(self.region().clone()));
         }
@@ -29,15 +58,72 @@ impl Peer {
             return done.answer(Err(self.refused_transfer(reason)));
         }
         self.busy();
-        self.propose_gathered();
-        let age_ticks = 0;
         let to = to.0;
+        let low = self.slowest_of_all() + 1;
+        let known = self.peer_meta(to);
         self.transfer = Some(Transfer {
             to,
-            age_ticks,
+            age_ticks: 0,
+            step: Step::Preparing,
             done,
         });
-        self.raft.transfer_leader(to);
+        match known.filter(|_| low <= self.raft.raft.raft_log.last_index()) {
+            Some(meta) => self.say(meta, PeerBody::Prepare { low }, out),
+            // Nobody misses anything.
+            None => self.target_prepared(to),
+        }
+    }
+
+    fn slowest_of_all(&self) -> u64 {
+        let own = self.id().0;
+        let others = self.raft.raft.prs().iter().filter(|(id, _)| **id != own);
+        let last = self.raft.raft.raft_log.last_index();
+        others.map(|(_, p)| p.matched).min().unwrap_or(last)
+    }
+
+    /// The other one has what it will need.
+    pub fn target_prepared(&mut self, from: u64) {
+        if let Some(transfer) = &mut self.transfer
+            && transfer.to == from
+            && transfer.step == Step::Preparing
+        {
+            transfer.step = Step::Asked;
+            self.propose_gathered();
+            self.raft.transfer_leader(from);
+        }
+    }
+
+    /// This peer may lead soon: what is in the log from `low` on is read into its cache.
+    pub fn prepare_to_lead(&mut self, leader: PeerMeta, low: u64, out: &mut Outbox) {
+        if self.check_active("preparation").is_err() {
+            return;
+        }
+        self.busy();
+        self.preparation = Some(Preparation {
+            leader,
+            low,
+            ticks_left: 2 * self.options.election_ticks,
+        });
+        match self.storage().missing_in_cache(low) {
+            Some(range) => out.slow.push(SlowTask::Warm(self.key, range)),
+            None => self.say(leader, PeerBody::Prepared, out),
+        }
+    }
+
+    /// What was read for the cache. Whether or not it could be, the transfer may go on.
+    pub fn warmed(&mut self, entries: Result<Vec<Entry>>, out: &mut Outbox) {
+        match entries {
+            Ok(entries) => self.storage().warm_cache(entries),
+            Err(error) => tracing::warn!(region = %self.region_id(), %error, "cache not warmed"),
+        }
+        if let Some(leader) = self.preparation.as_ref().map(|p| p.leader) {
+            self.say(leader, PeerBody::Prepared, out);
+        }
+    }
+
+    /// Below this index nothing needs to stay in the cache, as far as a transfer goes.
+    pub(super) fn prepared_from(&self) -> Option<u64> {
+        self.preparation.as_ref().map(|p| p.low)
     }
 
     fn refused_transfer(&self, reason: String) -> Error {
@@ -51,13 +137,24 @@ impl Peer {
 
     /// Answers whoever waits when it is known how it went. raft gives up after an election's time.
     pub(super) fn tick_transfer(&mut self) {
+        let election_ticks = self.options.election_ticks;
+        if let Some(preparation) = &mut self.preparation {
+            preparation.ticks_left = preparation.ticks_left.saturating_sub(1);
+            if preparation.ticks_left == 0 {
+                self.preparation = None;
+            }
+        }
         let Some(transfer) = &mut self.transfer else {
             return;
         };
         transfer.age_ticks += 1;
-        let given_up = transfer.age_ticks > 2 * self.options.election_ticks;
+        let late = transfer.step == Step::Preparing && transfer.age_ticks > election_ticks / 2;
+        let given_up = transfer.age_ticks > 3 * election_ticks;
         let (to, leader) = (transfer.to, self.raft.raft.leader_id);
         if leader != to && !given_up {
+            if late {
+                self.target_prepared(to);
+            }
             return;
         }
         if let Some(transfer) = self.transfer.take() {

@@ -1,5 +1,9 @@
 //! What was applied on another thread, taken over by memory. Uses: proto. Never does I/O.
 
+use std::ops::Range;
+
+use raft::eraftpb::Entry;
+
 use super::PeerStorage;
 use crate::error::{Error, Result};
 use crate::proto::{PeerState, RaftApplyState, RegionLocalState};
@@ -58,6 +62,28 @@ impl PeerStorage {
     pub(crate) fn accept_commit(&mut self, commit: u64) {
         let known = &mut self.raft_state.hard_state.commit;
         *known = commit.max(*known);
+    }
+
+    /// The indexes `[low, high)` that are to be read from the log so that the cache begins at `low`; None
+    /// if it does already.
+    pub(crate) fn missing_in_cache(&self, low: u64) -> Option<Range<u64>> {
+        let low = low.max(self.log_first());
+        let high = self.cache.first_index().unwrap_or(self.log_last() + 1);
+        (low < high && high <= self.persisted + 1).then_some(low..high)
+    }
+
+    /// Puts entries that were read for [`PeerStorage::missing_in_cache`] into the cache, if the log has
+    /// not changed meanwhile.
+    pub(crate) fn warm_cache(&self, entries: Vec<Entry>) {
+        let next = self.cache.first_index().unwrap_or(self.log_last() + 1);
+        let fits = entries.last().is_some_and(|last| {
+            last.index + 1 == next
+                && last.index <= self.persisted
+                && self.terms.borrow().term(last.index) == Some(last.term)
+        });
+        if fits {
+            self.cache.prepend(entries);
+        }
     }
 
     /// Takes over what an apply worker has written: applied index and commit, the region with its

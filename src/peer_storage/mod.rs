@@ -15,10 +15,6 @@
 //! | `install` | the snapshot that came: replaces log, data and configuration; `install_task` on another thread |
 //! | `fetch` | cold entries, read by a worker |
 
-#[allow(
-    dead_code,
-    reason = "the driver of many regions, which comes next, uses it"
-)]
 mod applied;
 mod apply;
 mod clock;
@@ -29,10 +25,6 @@ mod engines;
 mod fetch;
 mod gc;
 mod install;
-#[allow(
-    dead_code,
-    reason = "the driver of many regions, which comes next, uses it"
-)]
 mod install_task;
 mod log_bytes;
 mod open;
@@ -41,10 +33,6 @@ mod recovery;
 mod snapshot;
 mod snapshot_content;
 mod snapshot_data;
-#[allow(
-    dead_code,
-    reason = "the driver of many regions, which comes next, uses it"
-)]
 mod split;
 mod term_runs;
 #[cfg(test)]

@@ -392,7 +392,7 @@ impl StoreCore {
             }
             AdminRequest::Merge(target) => return self.request_merge(region, target, done),
             AdminRequest::TransferLeader(to) => {
-                return self.with_peer(region, |peer, _| peer.transfer_leader(to, done));
+                return self.with_peer(region, |peer, out| peer.transfer_leader(to, done, out));
             }
             AdminRequest::Split {
                 key,

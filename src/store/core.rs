@@ -233,6 +233,11 @@ impl StoreCore {
             Done::Synced(number) => self.synced(number),
             Done::Woken(region) => self.woken(region),
             Done::SplitKey(key, result) => self.split_checked(key, result),
+            Done::Warmed(key, result) => {
+                if self.is_current(key) {
+                    self.with_peer(key.region, |peer, out| peer.warmed(result, out));
+                }
+            }
         }
     }
 

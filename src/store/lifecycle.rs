@@ -125,7 +125,6 @@ impl StoreCore {
             ..peer.storage().region_state().clone()
         };
         self.peers.remove(&region);
-        self.ranges.remove(region);
         self.admin.remove(&region);
         self.tombstones.insert(region, tombstone);
         self.closed.insert(region, key);
@@ -140,6 +139,8 @@ impl StoreCore {
     pub(super) fn destroyed(&mut self, key: PeerKey, result: Result<()>) {
         if self.closed.get(&key.region) == Some(&key) {
             self.closed.remove(&key.region);
+            // Only now: whoever took over its keys before would lose them to its removal.
+            self.ranges.remove(key.region);
         }
         if let Err(error) = result {
             // Its tombstone stands, or the write that failed has poisoned the store, which says so
@@ -153,6 +154,10 @@ impl StoreCore {
         let Some(peer) = self.peers.get_mut(&key.region) else {
             return;
         };
+        // A split that is half done is finished first: its new region is on its way to the disk.
+        if self.admin.contains_key(&key.region) {
+            return;
+        }
         let Some(message) = peer.snapshot_to_install() else {
             return;
         };

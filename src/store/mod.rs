@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `client` | what a client asks: [`Store`]'s calls |
 //! | `core` | the raft thread's state: what comes in, what goes out |
-//! | `start` | the threads, or their steps on one thread |
+//! | `open`, `start`, `stepped` | a store from its config; the threads, or their steps on one thread |
 //! | `receive` | messages of other stores; peers that are made by one |
 //! | `lifecycle` | peers that are opened, filled by a snapshot, removed |
 //! | `admin`, `change`, `merge` | what admin entries do |
@@ -20,6 +20,7 @@ mod lifecycle;
 mod liveness;
 mod merge;
 mod message;
+mod open;
 mod options;
 mod ranges;
 mod receive;

@@ -5,7 +5,7 @@ use raft::eraftpb::{Message, MessageType};
 
 use super::core::StoreCore;
 use crate::error::{Error, Result};
-use crate::peer::{Refusal, Stage};
+use crate::peer::Refusal;
 use crate::proto::{Region, RegionEpoch};
 use crate::snapshot_data::RaftSnapshotData;
 use crate::transport::{PeerBody, PeerMessage};
@@ -57,6 +57,15 @@ impl StoreCore {
                 self.touch(region);
                 Ok(())
             }
+            PeerBody::Prepare { low } => {
+                let from = envelope.from;
+                self.with_peer(region, |peer, out| peer.prepare_to_lead(from, low, out));
+                Ok(())
+            }
+            PeerBody::Prepared => {
+                self.with_peer(region, |peer, _| peer.target_prepared(envelope.from.id));
+                Ok(())
+            }
         }
     }
 
@@ -86,15 +95,12 @@ impl StoreCore {
     fn make_room_for(&mut self, envelope: &PeerMessage) -> Result<bool, Refusal> {
         let (region, to) = (envelope.region, PeerId(envelope.to.id));
         if let Some(peer) = self.peers.get_mut(&region) {
+            let own = peer.region().region_epoch;
             if to < peer.id() {
                 // For one that was here before: its place was taken.
-                let epoch = peer.region().region_epoch;
-                self.say_gone(envelope, epoch, None);
-            } else if !peer.region().is_initialized() || matches!(peer.stage(), Stage::Stopped(_)) {
-                // A peer that never got anything, or cannot go on, makes way for a newer one.
-                self.leave(region);
-            } else if can_create(envelope) {
-                // This peer was removed from its region and has not heard of it.
+                self.say_gone(envelope, own, None);
+            } else if can_create(envelope) && envelope.epoch.conf_ver > own.conf_ver {
+                // This peer was removed from its region and has not heard of it, or never got anything.
                 self.leave(region);
             }
             return Ok(false);

@@ -56,6 +56,14 @@ pub enum PeerBody {
     },
     /// Wakes a peer that sleeps, without any other meaning.
     Wake,
+    /// The leader is about to hand over to this peer, whose followers will then want what is in the log
+    /// from here on: have it at hand.
+    Prepare {
+        /// The lowest index that a follower misses.
+        low: u64,
+    },
+    /// The answer to that: it is at hand.
+    Prepared,
 }
 
 /// What one store says to another.

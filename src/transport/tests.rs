@@ -72,7 +72,7 @@ const RAFT_MESSAGE: &[u8] = b"\x08\x03\x10\x02\x18\x01\x20\x07\x28\x06\x30\xab\x
 fn messages_have_their_golden_bytes_under_both_codecs_and_come_back() {
     let head: &[u8] = b"\x08\x09\x12\x04\x08\x01\x10\x65\x1a\x04\x08\x02\x10\x66";
     let epoch: &[u8] = b"\x2a\x04\x08\x03\x10\x04";
-    let cases: [(StoreMessage, Vec<&[u8]>); 6] = [
+    let cases: [(StoreMessage, Vec<&[u8]>); 8] = [
         (
             from_peer_to_peer(
                 Some(KeyRange::new("a", "b")),
@@ -108,6 +108,14 @@ fn messages_have_their_golden_bytes_under_both_codecs_and_come_back() {
         (
             from_peer_to_peer(None, PeerBody::Wake),
             vec![epoch, b"\xd0\x3e\x01"],
+        ),
+        (
+            from_peer_to_peer(None, PeerBody::Prepare { low: 300 }),
+            vec![epoch, b"\xe0\x3e\xac\x02"],
+        ),
+        (
+            from_peer_to_peer(None, PeerBody::Prepared),
+            vec![epoch, b"\xe8\x3e\x01"],
         ),
         (StoreMessage::Alive { max_id: 300 }, vec![]),
     ];

@@ -107,6 +107,10 @@ struct WirePeerMessage {
     sleep: Option<WireSleep>,
     #[prost(bool, tag = "1002")]
     wake: bool,
+    #[prost(uint64, optional, tag = "1004")]
+    prepare: Option<u64>,
+    #[prost(bool, tag = "1005")]
+    prepared: bool,
     // Tells the range of every key from none.
     #[prost(bool, tag = "1003")]
     has_range: bool,
@@ -337,6 +341,8 @@ fn wire_of(message: &PeerMessage) -> Result<WirePeerMessage, MessageError> {
             wire.sleep = Some(WireSleep { term, commit });
         }
         PeerBody::Wake => wire.wake = true,
+        PeerBody::Prepare { low } => wire.prepare = Some(*low),
+        PeerBody::Prepared => wire.prepared = true,
     }
     Ok(wire)
 }
@@ -351,19 +357,27 @@ fn peer_message(wire: WirePeerMessage) -> Result<PeerMessage, MessageError> {
         wire.is_tombstone,
         wire.sleep.is_some(),
         wire.wake,
+        wire.prepare.is_some(),
+        wire.prepared,
     ];
-    let body = match (wire.message, wire.sleep, wire.is_tombstone) {
-        _ if contents.into_iter().filter(|c| *c).count() != 1 => {
-            let got = contents.into_iter().filter(|c| *c).count();
-            let what = "RaftMessage";
-            return Err(MessageError::Contents { what, got });
-        }
-        (Some(bytes), ..) => PeerBody::Raft(raft_message(bytes)?),
-        (_, Some(WireSleep { term, commit }), _) => PeerBody::Sleep { term, commit },
-        (.., true) => PeerBody::Gone {
-            into: wire.merge_target,
-        },
-        (.., false) => PeerBody::Wake,
+    let got = contents.into_iter().filter(|c| *c).count();
+    if got != 1 {
+        let what = "RaftMessage";
+        return Err(MessageError::Contents { what, got });
+    }
+    let body = if let Some(bytes) = wire.message {
+        PeerBody::Raft(raft_message(bytes)?)
+    } else if let Some(WireSleep { term, commit }) = wire.sleep {
+        PeerBody::Sleep { term, commit }
+    } else if let Some(low) = wire.prepare {
+        PeerBody::Prepare { low }
+    } else if wire.prepared {
+        PeerBody::Prepared
+    } else if wire.is_tombstone {
+        let into = wire.merge_target;
+        PeerBody::Gone { into }
+    } else {
+        PeerBody::Wake
     };
     Ok(PeerMessage {
         region: RegionId(wire.region_id),

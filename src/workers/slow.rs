@@ -11,6 +11,9 @@ use crate::app_store::Keyspace;
 use crate::error::{Result, catch_panic};
 use crate::peer_storage::Engines;
 
+/// More is not read for the cache of a peer that is about to lead.
+const WARM_BYTES_MAX: u64 = 16 << 20;
+
 /// Does what takes long.
 pub struct SlowWorker {
     engines: Arc<Engines>,
@@ -51,6 +54,10 @@ impl SlowWorker {
                 Ok(()) => Done::Synced(number),
                 Err(error) => Done::Poisoned(error),
             },
+            SlowTask::Warm(peer, range) => {
+                let log = &self.engines.log;
+                Done::Warmed(peer, log.read_entries(peer.region, range, WARM_BYTES_MAX))
+            }
             SlowTask::SplitCheck(check) => {
                 let key = self.middle_key(&check);
                 Done::SplitKey(check.peer, key)

@@ -1,6 +1,7 @@
 //! What the raft thread hands to the workers, and what they say when it is done. Uses: peer_storage,
 //! state_machine, ticket.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use raft::eraftpb::Entry;
@@ -172,6 +173,8 @@ pub enum Done {
     Woken(RegionId),
     /// What [`SplitCheck`] found: the key in the middle, or nothing if the region is small.
     SplitKey(PeerKey, Result<Option<Vec<u8>>>),
+    /// The entries for the cache.
+    Warmed(PeerKey, Result<Vec<Entry>>),
 }
 
 /// Where a worker says what it has done.
@@ -185,6 +188,8 @@ pub enum SlowTask {
     Sync(u64),
     /// Looks whether a region has grown too large.
     SplitCheck(SplitCheck),
+    /// Reads the entries `[low, high)` for the cache of a peer that is about to lead.
+    Warm(PeerKey, Range<u64>),
 }
 
 /// See [`Done::SplitKey`].

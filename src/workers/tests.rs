@@ -84,3 +84,19 @@ fn threads_wake_too_and_outlive_a_waker_that_panics() -> Result<()> {
     assert!(storage.snapshot(0, 2).is_ok());
     Ok(())
 }
+
+#[test]
+fn who_is_woken_finds_the_answer_already_there() -> Result<()> {
+    let parts = parts();
+    let (snapshots, (sender, files)) = (Arc::clone(&parts.snapshots), unbounded());
+    let (node, workers) = CompositeStorage::from_parts_stepped(parts, &Config::default())?;
+    node.set_waker(Arc::new(move |region| {
+        let _ = sender.send(snapshots.list(Some(region)).map(|files| files.len()));
+    }));
+    let storage = node.create_region(&Region::single(4, 1))?;
+    assert!(storage.snapshot(0, 2).is_err());
+    assert!(workers.step_snapshot());
+    let found: Result<Vec<usize>> = files.try_iter().collect();
+    assert_eq!(found?, [1]);
+    Ok(())
+}

@@ -82,3 +82,33 @@ fn a_region_is_split_and_merged_again() {
     }
     cluster.put("q", "3");
 }
+
+#[test]
+fn leadership_moves_to_a_peer_that_has_read_what_the_others_miss() {
+    let mut cluster = Cluster::new(3);
+    cluster.create_region();
+    cluster.put("a", "1");
+    let from = cluster.leader(1).store_id();
+    let (to, down) = (from % 3 + 1, (from + 1) % 3 + 1);
+    cluster.stop(down);
+    for i in 0..50 {
+        cluster.put(&format!("b{i}"), "2");
+    }
+    let target = 100 + to;
+    let cached = |store: u64| cluster.stores[&store].stats().cache.bytes;
+    let before = cached(to);
+    cluster
+        .leader(1)
+        .transfer_leader(1, target)
+        .wait(PATIENCE)
+        .unwrap();
+    assert_eq!(cluster.leader(1).store_id(), to);
+    assert!(
+        cached(to) > before,
+        "the new leader's cache holds what store {down} misses"
+    );
+    cluster.start(down);
+    wait("the third", || {
+        cluster.stores[&down].read(1).wait(PATIENCE).ok()
+    });
+}

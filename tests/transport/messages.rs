@@ -42,7 +42,9 @@ fn messages_go_both_ways_and_keep_their_order() {
 fn every_kind_of_message_arrives_as_it_was() {
     let (one, two) = pair();
     let bodies = [
-        PeerBody::Gone,
+        PeerBody::Gone { into: None },
+        PeerBody::Prepare { low: 5 },
+        PeerBody::Prepared,
         PeerBody::Wake,
         PeerBody::Sleep { term: 3, commit: 9 },
     ];

@@ -41,6 +41,10 @@ pub enum MessageKind {
     Sleep,
     /// [`PeerBody::Wake`].
     Wake,
+    /// [`PeerBody::Prepare`].
+    Prepare,
+    /// [`PeerBody::Prepared`].
+    Prepared,
     /// [`StoreMessage::Alive`].
     Alive,
     /// What [`Transport::send_snapshot`](crate::Transport::send_snapshot) sends.
@@ -56,6 +60,8 @@ impl MessageKind {
                 PeerBody::Gone { .. } => MessageKind::Gone,
                 PeerBody::Sleep { .. } => MessageKind::Sleep,
                 PeerBody::Wake => MessageKind::Wake,
+                PeerBody::Prepare { .. } => MessageKind::Prepare,
+                PeerBody::Prepared => MessageKind::Prepared,
             },
         }
     }
