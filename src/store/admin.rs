@@ -69,7 +69,8 @@ pub(super) enum Change {
 impl StoreCore {
     /// Works out the admin entry of `key` whose turn has come, and hands it on.
     pub(super) fn run_admin(&mut self, key: PeerKey) {
-        if !self.is_current(key) {
+        // One that is on its way, whose new region's log is being written, is not worked out again.
+        if !self.is_current(key) || self.admin.contains_key(&key.region) {
             return;
         }
         let Some(peer) = self.peers.get(&key.region) else {
@@ -225,13 +226,14 @@ impl StoreCore {
             Change::Split(left, right, own) => {
                 (work.region, work.sync) = (Some(Arc::from(left)), true);
                 match self.begin_split(key, &right, own, &mut work.also) {
-                    Some(new) => {
+                    Ok(Some(new)) => {
                         new.add_to_app(&mut work.also);
                         follow = Follow::WriteSplit(Box::new(work), Box::new(new));
                         self.await_admin(key, position, None, follow);
                         return;
                     }
-                    None => follow = Follow::Nothing,
+                    Ok(None) => follow = Follow::Nothing,
+                    Err(error) => return self.stop_region(key.region, &error.to_string()),
                 }
             }
         }
@@ -262,13 +264,16 @@ impl StoreCore {
 
     /// Puts the new region's log on its way. None if this store is to have no peer of it (any more): then
     /// the keys that the parent gives away go with it.
+    ///
+    /// # Errors
+    /// What keeps the new region from being planned: nothing may be concluded from that.
     fn begin_split(
         &mut self,
         key: PeerKey,
         right: &Region,
         own: PeerId,
         also: &mut AppBatch,
-    ) -> Option<NewRegion> {
+    ) -> Result<Option<NewRegion>> {
         let id = right.region_id();
         // A peer that messages have made before the split came here: its votes count.
         let waits = self.peers.get(&id).filter(|p| !p.region().is_initialized());
@@ -290,15 +295,16 @@ impl StoreCore {
                 self.out.write.batch.merge(batch);
                 self.out.write.readies.push((key, SPLIT_LOG));
                 self.closed.insert(id, key);
-                Some(new)
+                Ok(Some(new))
             }
-            Err(error) => {
+            Err(error @ (Error::RegionExists { .. } | Error::RegionTombstone { .. })) => {
                 tracing::info!(region = %id, %error, "the split makes no peer here");
                 for keyspace in Keyspace::APPLICATION {
                     also.delete_range(keyspace, &right.range());
                 }
-                None
+                Ok(None)
             }
+            Err(error) => Err(error),
         }
     }
 
