@@ -27,12 +27,11 @@ pub fn compare(
         let mut found = Vec::new();
         for range in ranges_with_gaps(regions) {
             let wanted = match range.is_held {
-                true => &items_in(input, &range.keys)[..],
+                true => items_in(input, &range.keys),
                 false => &[],
             };
-            let known = (range.keys.clone(), range.is_held);
             replicas += usize::from(range.is_held);
-            let digest = match expected.get(&range.keys).filter(|_| known.1) {
+            let digest = match expected.get(&range.keys).filter(|_| range.is_held) {
                 Some(digest) => digest.clone(),
                 None => digest_of(input, wanted)?,
             };

@@ -19,7 +19,7 @@ mod load;
 mod node;
 mod options;
 mod picture;
-mod protocol;
+pub mod protocol;
 mod report;
 mod serve;
 mod story;

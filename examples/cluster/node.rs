@@ -27,6 +27,9 @@ const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// So many keys are listed at once.
 const KEYS_MAX: usize = 4096;
 
+/// What a scan calls for each key and value.
+type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// What a store has to know when it starts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -228,11 +231,7 @@ impl Node {
     }
 
     /// What this store has, whoever leads.
-    fn scan(
-        &self,
-        range: &Range,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> peerstore::Result<()> {
+    fn scan(&self, range: &Range, visit: &mut Visit<'_>) -> peerstore::Result<()> {
         let range = KeyRange::new(&range.start[..], &range.end[..]);
         (self.app).scan(Keyspace::Data, &range, &mut |key, value| {
             Ok(visit(key, value))

@@ -33,13 +33,15 @@ pub fn draw(
 }
 
 /// A record of all regions in the order of their keys, and one of each store. An arrow leads from a
-/// region to the store that leads it.
+/// region to the store that leads it, a dashed one to a store that leads none.
 fn dot(name: &str, survey: &BTreeMap<u64, Vec<Known>>) -> String {
     let mut leaders: Vec<&Known> = survey.values().flatten().filter(|k| k.is_leader).collect();
     leaders.sort_by(|a, b| a.region.start_key.cmp(&b.region.start_key));
     let mut rows = vec!["regions, by their first key".to_string()];
+    let skipped = common_directory(&leaders);
     for known in &leaders {
         let (id, key) = (known.region.id, &known.region.start_key);
+        let key = key.get(skipped..).unwrap_or_default();
         rows.push(format!("<r{id}> region {id}: {}", shown_key(key)));
     }
     let mut text = format!(
@@ -69,6 +71,9 @@ fn dot(name: &str, survey: &BTreeMap<u64, Vec<Known>>) -> String {
         );
     }
     for (store, regions) in survey {
+        if !regions.iter().any(|known| known.is_leader) {
+            let _ = writeln!(text, "  regions -> store{store} [style=dashed];");
+        }
         for known in regions.iter().filter(|known| known.is_leader) {
             let id = known.region.id;
             let _ = writeln!(text, "  regions:r{id} -> store{store}:r{id};");
@@ -76,6 +81,19 @@ fn dot(name: &str, survey: &BTreeMap<u64, Vec<Known>>) -> String {
     }
     text.push_str("}\n");
     text
+}
+
+/// How much of the keys is the same directory for all of them, and need not be shown.
+fn common_directory(regions: &[&Known]) -> usize {
+    let mut keys = regions.iter().map(|known| &known.region.start_key[..]);
+    let mut keys = keys.by_ref().filter(|key| !key.is_empty());
+    let first = keys.next().unwrap_or_default();
+    let common = keys.fold(first.len(), |length, key| {
+        let same = first.iter().zip(key).take_while(|(a, b)| a == b);
+        length.min(same.count())
+    });
+    let slash = first[..common].iter().rposition(|byte| *byte == b'/');
+    slash.map_or(0, |at| at + 1)
 }
 
 /// The beginning of a key, without what has a meaning in dot.
