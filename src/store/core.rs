@@ -32,7 +32,7 @@ const IDS_END: u64 = u64::MAX / 2;
 /// The raft thread's state. Every method returns soon.
 pub struct StoreCore {
     pub(super) node: CompositeStorage,
-    pub(super) peers: BTreeMap<RegionId, Peer>,
+    pub(super) peers: BTreeMap<RegionId, Box<Peer>>,
     pub(super) ranges: Ranges,
     pub(super) tombstones: Tombstones,
     /// Regions that are on their way out, or in by a split: messages for them wait, that is, are lost.
@@ -170,8 +170,8 @@ impl StoreCore {
                 reason: cause.clone(),
             });
         }
-        self.peers
-            .get_mut(&region)
+        let peer = self.peers.get_mut(&region);
+        peer.map(|p| &mut **p)
             .ok_or(Error::RegionNotFound { region })
     }
 
@@ -449,7 +449,7 @@ impl StoreCore {
         let options = Arc::clone(&self.peer_options);
         let mut peer = catch_panic("raft", || Peer::new(key, storage, options, nonce))?;
         peer.leave_if_removed();
-        self.peers.insert(region, peer);
+        self.peers.insert(region, Box::new(peer));
         // A crash may have come between its removal from the region and its end.
         self.with_peer(region, |peer, _| peer.leave_if_removed());
         self.out.changed.push(key);

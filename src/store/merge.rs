@@ -312,7 +312,7 @@ impl StoreCore {
     /// Why a snapshot of `taker` must not be installed yet: a region that waits here to be merged into it
     /// would not know any more whether it was.
     pub(super) fn merge_obstacle(&self, region: RegionId, taker: &Region) -> Option<String> {
-        let waits_for_it = |peer: &&Peer| {
+        let waits_for_it = |peer: &&Box<Peer>| {
             let merge = peer.storage().region_state().merge_state.as_ref();
             merge
                 .and_then(|m| m.target.as_ref())
