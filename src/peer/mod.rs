@@ -176,8 +176,8 @@ pub struct Peer {
     role: StateRole,
     transfer: Option<Transfer>,
     preparation: Option<Preparation>,
-    // It was offered a snapshot that cannot be installed yet: it will not get on by its log.
-    obstructed: bool,
+    // The merge that it waits for has happened elsewhere.
+    merged_away: bool,
     // The last merge that was proposed here.
     merge_proposed: LogPosition,
     // The index of the last compaction by policy that was proposed here.
@@ -225,7 +225,7 @@ impl Peer {
             role: StateRole::Follower,
             transfer: None,
             preparation: None,
-            obstructed: false,
+            merged_away: false,
             merge_proposed: LogPosition::default(),
             compaction_proposed: 0,
         })
@@ -396,14 +396,14 @@ impl Peer {
         self.busy();
     }
 
-    /// Whether it will not get on by its log: it was offered a snapshot, and another region is in the way.
-    pub fn is_obstructed(&self) -> bool {
-        self.obstructed
+    /// Whether it is known that the merge which it waits for has happened elsewhere.
+    pub fn is_merged_away(&self) -> bool {
+        self.merged_away
     }
 
-    /// See [`Peer::is_obstructed`].
-    pub fn set_obstructed(&mut self) {
-        self.obstructed = true;
+    /// See [`Peer::is_merged_away`].
+    pub fn set_merged_away(&mut self) {
+        self.merged_away = true;
     }
 }
 

@@ -108,7 +108,7 @@ impl Peer {
                 work: ApplyWork::Installed(Box::new(states)),
             });
         }
-        self.obstructed = false;
+        self.merged_away = false;
         self.known.clear();
         self.leave_if_removed();
         self.note_role(out);

@@ -18,7 +18,7 @@ use crate::app_store::{AppBatch, Keyspace};
 use crate::command::{AdminCommand, ChangePeers, CompactLog, EntryHeader, Split, position_of};
 use crate::error::{Error, Result};
 use crate::peer::AdminEntry;
-use crate::peer_storage::NewRegion;
+use crate::peer_storage::{Leaves, NewRegion};
 use crate::proto::{Peer, PeerRole, PeerState, Region, RegionLocalState};
 use crate::raft_log::LogBatch;
 use crate::ticket::Completer;
@@ -228,7 +228,7 @@ impl StoreCore {
             }
             Change::TakeIn(state, source) => {
                 (work.region, work.sync) = (Some(Arc::from(state)), true);
-                self.end_merged(source, &mut work.also);
+                self.end_merged(source, Leaves::Data, &mut work.also);
                 follow = Follow::Forget(source);
             }
             Change::Split(left, right, own) => {

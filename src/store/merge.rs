@@ -305,8 +305,21 @@ impl StoreCore {
             return false;
         };
         let moved = compare(peer.region().region_epoch, target.region_epoch);
-        // One that was offered a snapshot will not get there by its log.
-        peer.region().is_initialized() && !matches!(moved, Moved::On) && !peer.is_obstructed()
+        !matches!(moved, Moved::On)
+    }
+
+    /// Whether `other` was taken in by `taker`, which has given some of its keys away again since: it is
+    /// known that the merge has happened, and `taker` is from behind it.
+    pub(super) fn is_superseded(&self, other: RegionId, taker: &Region) -> bool {
+        let Some(peer) = self.peers.get(&other).filter(|p| p.is_merged_away()) else {
+            return false;
+        };
+        let merge = peer.storage().region_state().merge_state.as_ref();
+        let target = merge.and_then(|m| m.target.as_ref());
+        target.is_some_and(|target| {
+            let moved = compare(taker.region_epoch, target.region_epoch);
+            target.id == taker.id && matches!(moved, Moved::On)
+        })
     }
 
     /// Why a snapshot of `taker` must not be installed yet: a region that waits here to be merged into it
@@ -319,7 +332,8 @@ impl StoreCore {
                 .is_some_and(|t| t.id == region.0)
         };
         let mut waiting = self.peers.values().filter(waits_for_it);
-        let open = waiting.find(|peer| !self.is_covered(peer.region_id(), taker))?;
+        let stays = |id| !self.is_covered(id, taker) && !self.is_superseded(id, taker);
+        let open = waiting.find(|peer| stays(peer.region_id()))?;
         let id = open.region_id();
         Some(format!(
             "region {id} waits to be merged into it, and its keys are not in the snapshot"
