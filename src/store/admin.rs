@@ -17,7 +17,7 @@ use super::message::AdminRequest;
 use crate::app_store::{AppBatch, Keyspace};
 use crate::command::{AdminCommand, ChangePeers, CompactLog, EntryHeader, Split, position_of};
 use crate::error::{Error, Result};
-use crate::peer::AdminEntry;
+use crate::peer::{AdminEntry, Stage};
 use crate::peer_storage::{Leaves, NewRegion};
 use crate::proto::{Peer, PeerRole, PeerState, Region, RegionLocalState};
 use crate::raft_log::LogBatch;
@@ -77,6 +77,10 @@ impl StoreCore {
         let Some(peer) = self.peers.get(&key.region) else {
             return;
         };
+        // A snapshot that has come meanwhile covers it, or the peer goes.
+        if !matches!(peer.stage(), Stage::Active) {
+            return;
+        }
         match peer.admin_entry() {
             Ok(Some(AdminEntry { entry, header })) => {
                 let position = position_of(&entry);

@@ -64,6 +64,9 @@ impl StoreCore {
         if !live_together(&left.region, &right.region) {
             return refuse("the two do not live on the same stores; move one of them first");
         }
+        if from.has_admin_ahead() {
+            return refuse("another change of it is not applied yet; try again");
+        }
         let raft = &from.raft().raft;
         let min_index = raft.prs().iter().map(|(_, p)| p.matched).min().unwrap_or(0);
         let last = raft.raft_log.last_index();
@@ -102,10 +105,10 @@ impl StoreCore {
         };
         let storage = peer.storage();
         let state = storage.region_state();
-        // The log may have been compacted, or the members changed, between the proposal and here. Each
-        // store of the target needs a peer of the source to take in.
-        let together = live_together(&state.region, &prepare.target);
-        if !is_normal(state) || !together || prepare.min_index < storage.truncated_index() {
+        // The members may have changed between the proposal and here, and each store of the target needs
+        // a peer of the source to take in. Where the log starts is not looked at: a replica that came by
+        // a snapshot would find another answer than the others.
+        if !is_normal(state) || !live_together(&state.region, &prepare.target) {
             let reason = "it has changed since the merge was asked for";
             return Ok(Change::Refused(refused(key.region, reason)));
         }
