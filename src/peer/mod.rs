@@ -38,7 +38,7 @@ pub use propose::ProposeData;
 
 use crate::error::{Error, Result};
 use crate::peer_storage::{PeerStorage, Staged};
-use crate::proto::{Peer as PeerMeta, PeerState, Region};
+use crate::proto::{Peer as PeerMeta, PeerState, Region, RegionEpoch};
 use crate::raft_log::LogBatch;
 use crate::transport::PeerMessage;
 use crate::types::{LogPosition, PeerId, RegionId};
@@ -134,6 +134,17 @@ pub enum Stage {
     Stopped(String),
 }
 
+/// What has become of a merge where this peer has not come to yet.
+#[derive(Debug)]
+pub enum MergeElsewhere {
+    /// Nobody has said anything.
+    Unknown,
+    /// The region was taken in by this one, as that was before.
+    TakenIn(Region),
+    /// The region has gone on by itself.
+    RolledBack,
+}
+
 /// See [`Stage::Installing`].
 #[derive(Debug)]
 pub struct Installing {
@@ -176,8 +187,7 @@ pub struct Peer {
     role: StateRole,
     transfer: Option<Transfer>,
     preparation: Option<Preparation>,
-    // The merge that it waits for has happened elsewhere.
-    merged_away: bool,
+    merge_elsewhere: MergeElsewhere,
     // The last merge that was proposed here.
     merge_proposed: LogPosition,
     // The index of the last compaction by policy that was proposed here.
@@ -225,7 +235,7 @@ impl Peer {
             role: StateRole::Follower,
             transfer: None,
             preparation: None,
-            merged_away: false,
+            merge_elsewhere: MergeElsewhere::Unknown,
             merge_proposed: LogPosition::default(),
             compaction_proposed: 0,
         })
@@ -396,14 +406,22 @@ impl Peer {
         self.busy();
     }
 
-    /// Whether it is known that the merge which it waits for has happened elsewhere.
-    pub fn is_merged_away(&self) -> bool {
-        self.merged_away
+    /// What has become elsewhere of a merge that has not come to its end here.
+    pub fn merge_elsewhere(&self) -> &MergeElsewhere {
+        &self.merge_elsewhere
     }
 
-    /// See [`Peer::is_merged_away`].
-    pub fn set_merged_away(&mut self) {
-        self.merged_away = true;
+    /// Somebody has said that the region was taken in by `target`, which is what it was before.
+    pub fn set_taken_in(&mut self, target: &Region) {
+        self.merge_elsewhere = MergeElsewhere::TakenIn(target.clone());
+    }
+
+    /// Others of the region are at `epoch`. A region that waits for a merge has a newer one only if the
+    /// merge was given up.
+    pub fn heard_epoch(&mut self, epoch: RegionEpoch) {
+        if self.is_merging() && epoch.version > self.region().region_epoch.version {
+            self.merge_elsewhere = MergeElsewhere::RolledBack;
+        }
     }
 }
 

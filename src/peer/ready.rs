@@ -3,7 +3,7 @@
 use raft::eraftpb::HardState;
 use raft::{LightReady, Ready};
 
-use super::{InFlight, Installing, Outbox, Peer, Stage, stopped};
+use super::{InFlight, Installing, MergeElsewhere, Outbox, Peer, Stage, stopped};
 use crate::app_store::AppBatch;
 use crate::error::{Error, Result};
 use crate::peer_storage::{AppliedStates, Installed};
@@ -108,7 +108,7 @@ impl Peer {
                 work: ApplyWork::Installed(Box::new(states)),
             });
         }
-        self.merged_away = false;
+        self.merge_elsewhere = MergeElsewhere::Unknown;
         self.known.clear();
         self.leave_if_removed();
         self.note_role(out);
@@ -215,6 +215,7 @@ impl Peer {
         self.handover.wrote(bytes);
         self.compact_cache();
         if changed {
+            self.merge_elsewhere = MergeElsewhere::Unknown;
             out.changed.push(self.key);
             self.leave_if_removed();
         }

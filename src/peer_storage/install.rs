@@ -24,7 +24,7 @@ use crate::proto::{PeerState, RaftApplyState, RaftLocalState, Region, RegionLoca
 use crate::raft_log::LogBatch;
 use crate::snapshot_data::{RaftSnapshotData, position};
 use crate::snapshot_store::{RaftSnapshotStorage, SnapshotInfo, SnapshotKey};
-use crate::types::LogPosition;
+use crate::types::{KeyRange, LogPosition};
 
 /// The data of a snapshot between steps 2 and 3: staged, not yet switched to.
 pub(super) struct Install {
@@ -48,6 +48,8 @@ pub(super) struct Target {
     pub hard_state: HardState,
     // Those that came behind the snapshot.
     pub entries: Vec<Entry>,
+    // What the region held and does not hold any more.
+    given_away: Vec<KeyRange>,
     // None if it leaves the data alone.
     data: Option<RaftSnapshotData>,
     snapshot: Snapshot,
@@ -164,6 +166,10 @@ impl PeerStorage {
         }
         check_contiguous(region, index + 1, entries)?;
         let range_and_epoch = data.as_ref().map(|data| data.region.clone());
+        let given_away = match (&range_and_epoch, self.region().is_initialized()) {
+            (Some(new), true) => without(&self.region().range(), &new.range()),
+            _ => Vec::new(),
+        };
         let hard_state = hard_state.unwrap_or_else(|| {
             let mut state = self.hard_state().clone();
             (state.term, state.commit) = (state.term.max(term), index);
@@ -186,6 +192,7 @@ impl PeerStorage {
             },
             hard_state,
             entries: entries.to_vec(),
+            given_away,
             data,
             snapshot: snapshot.clone(),
         })
@@ -258,6 +265,12 @@ impl Target {
             last_index: index,
             file: install.file.map(|key| key.id.into()),
         };
+        // Nobody would ever look at it again.
+        for range in &self.given_away {
+            for keyspace in Keyspace::APPLICATION {
+                batch.delete_range(keyspace, range);
+            }
+        }
         let key = region_key(region);
         batch.put(
             Keyspace::RegionState,
@@ -343,6 +356,23 @@ impl Install {
         }
         Ok(state)
     }
+}
+
+/// The keys of `old` that are not in `new`: below it and above it.
+fn without(old: &KeyRange, new: &KeyRange) -> Vec<KeyRange> {
+    let below = match old.end.is_empty() || new.start < old.end {
+        true => &new.start,
+        false => &old.end,
+    };
+    let mut rest = Vec::new();
+    if old.start < *below {
+        rest.push(KeyRange::new(old.start.clone(), below.clone()));
+    }
+    if !new.end.is_empty() && (old.end.is_empty() || new.end < old.end) {
+        let above = new.end.clone().max(old.start.clone());
+        rest.push(KeyRange::new(above, old.end.clone()));
+    }
+    rest
 }
 
 /// A file that can never be installed goes, or it would be taken for the same one when it is sent

@@ -22,7 +22,7 @@ use super::core::StoreCore;
 use crate::app_store::AppBatch;
 use crate::command::{AdminCommand, CommitMerge, PrepareMerge, RollbackMerge};
 use crate::error::{Error, Result};
-use crate::peer::{Peer, Stage};
+use crate::peer::{MergeElsewhere, Peer, Stage};
 use crate::proto::{MergeState, PeerState, Region, RegionEpoch};
 use crate::ticket::Completer;
 use crate::types::{LogPosition, RegionId};
@@ -314,21 +314,21 @@ impl StoreCore {
     /// Whether `other` was taken in by `taker`, which has given some of its keys away again since: it is
     /// known that the merge has happened, and `taker` is from behind it.
     pub(super) fn is_superseded(&self, other: RegionId, taker: &Region) -> bool {
-        let Some(peer) = self.peers.get(&other).filter(|p| p.is_merged_away()) else {
+        let elsewhere = self.peers.get(&other).map(|p| p.merge_elsewhere());
+        let Some(MergeElsewhere::TakenIn(target)) = elsewhere else {
             return false;
         };
-        let merge = peer.storage().region_state().merge_state.as_ref();
-        let target = merge.and_then(|m| m.target.as_ref());
-        target.is_some_and(|target| {
-            let moved = compare(taker.region_epoch, target.region_epoch);
-            target.id == taker.id && matches!(moved, Moved::On)
-        })
+        let moved = compare(taker.region_epoch, target.region_epoch);
+        target.id == taker.id && matches!(moved, Moved::On)
     }
 
     /// Why a snapshot of `taker` must not be installed yet: a region that waits here to be merged into it
     /// would not know any more whether it was.
     pub(super) fn merge_obstacle(&self, region: RegionId, taker: &Region) -> Option<String> {
         let waits_for_it = |peer: &&Peer| {
+            if matches!(peer.merge_elsewhere(), MergeElsewhere::RolledBack) {
+                return false;
+            }
             let merge = peer.storage().region_state().merge_state.as_ref();
             merge
                 .and_then(|m| m.target.as_ref())

@@ -41,6 +41,9 @@ impl StoreCore {
         if !self.is_for_our_peer(&envelope) && !self.make_room_for(&envelope)? {
             return Ok(());
         }
+        if let Some(peer) = self.peers.get_mut(&region) {
+            peer.heard_epoch(envelope.epoch);
+        }
         match envelope.body {
             PeerBody::Raft(_) => self.step(from, envelope),
             PeerBody::Gone { ref into } => {
@@ -180,10 +183,10 @@ impl StoreCore {
         if !newer && !ended {
             return;
         }
-        if into.is_some_and(|target| self.is_needed_by(target)) {
+        if let Some(target) = into.filter(|target| self.is_needed_by(target)) {
             // Its target may still take it in by its log. If that comes by a snapshot, this goes then.
             if let Some(peer) = self.peers.get_mut(&region) {
-                peer.set_merged_away();
+                peer.set_taken_in(target);
             }
             return;
         }
