@@ -243,12 +243,14 @@ impl StoreCore {
         let Some(expected) = merge.target else {
             return;
         };
-        let Some(target) = self.peers.get(&expected.region_id()) else {
-            return;
+        let id = expected.region_id();
+        let moved = match self.peers.get(&id) {
+            Some(target) => compare(target.region().region_epoch, expected.region_epoch),
+            None => self.compare_tombstone(&expected),
         };
-        match compare(target.region().region_epoch, expected.region_epoch) {
+        match moved {
             // The target of this store is behind; another one may ask.
-            Moved::Behind => {}
+            Moved::Behind => self.let_another_look(source),
             Moved::On => {
                 let rollback = RollbackMerge {
                     commit: merge.commit,
@@ -259,9 +261,40 @@ impl StoreCore {
                     }
                 });
             }
-            Moved::Not if target.is_leader() => self.ask_target(source, &expected, merge.commit),
+            Moved::Not if self.peers.get(&id).is_some_and(Peer::is_leader) => {
+                self.ask_target(source, &expected, merge.commit);
+            }
             Moved::Not => {}
         }
+    }
+
+    /// A target that has come to its own end by a merge has not taken the source of this store in, or
+    /// that would have ended with it.
+    fn compare_tombstone(&self, expected: &Region) -> Moved {
+        let tombstone = self.tombstones.get(&expected.region_id());
+        match tombstone.filter(|t| t.merge_state.is_some()) {
+            Some(t) => compare(t.region.region_epoch, expected.region_epoch),
+            None => Moved::Behind,
+        }
+    }
+
+    /// The leader of a source that cannot see here what has become of its target lets another one lead.
+    fn let_another_look(&mut self, source: RegionId) {
+        if !self.merge_ticks.is_multiple_of(LOOK_ELSEWHERE_TICKS) {
+            return;
+        }
+        self.with_peer(source, |peer, _| {
+            if !peer.is_leader() {
+                return;
+            }
+            let own = peer.id().0;
+            let mut voters = peer.storage().conf_state().voters.clone();
+            voters.sort_unstable();
+            let next = voters.iter().find(|id| **id > own).or(voters.first());
+            if let Some(next) = next.copied().filter(|id| *id != own) {
+                peer.raft_mut().transfer_leader(next);
+            }
+        });
     }
 
     /// Asks the target, which leads here, to take the source in.
@@ -308,7 +341,7 @@ impl StoreCore {
             return false;
         };
         let moved = compare(peer.region().region_epoch, target.region_epoch);
-        !matches!(moved, Moved::On)
+        peer.region().is_initialized() && !matches!(moved, Moved::On)
     }
 
     /// Whether `other` was taken in by `taker`, which has given some of its keys away again since: it is
@@ -330,9 +363,11 @@ impl StoreCore {
                 return false;
             }
             let merge = peer.storage().region_state().merge_state.as_ref();
-            merge
-                .and_then(|m| m.target.as_ref())
-                .is_some_and(|t| t.id == region.0)
+            // A snapshot from before the merge leaves it to the log to come to it.
+            merge.and_then(|m| m.target.as_ref()).is_some_and(|t| {
+                let moved = compare(taker.region_epoch, t.region_epoch);
+                t.id == region.0 && matches!(moved, Moved::On)
+            })
         };
         let mut waiting = self.peers.values().filter(waits_for_it);
         let stays = |id| !self.is_covered(id, taker) && !self.is_superseded(id, taker);
@@ -377,5 +412,7 @@ fn live_together(one: &Region, other: &Region) -> bool {
     places(one) == places(other)
 }
 
+/// A leader that cannot tell what has become of a merge goes on trying for so many ticks.
+const LOOK_ELSEWHERE_TICKS: u64 = 64;
 /// Merges are looked after every so many ticks.
 const MERGE_EVERY_TICKS: u64 = 2;
