@@ -38,7 +38,7 @@ pub use propose::ProposeData;
 
 use crate::error::{Error, Result};
 use crate::peer_storage::{PeerStorage, Staged};
-use crate::proto::{Peer as PeerMeta, PeerState, Region};
+use crate::proto::{Peer as PeerMeta, PeerState, Region, RegionEpoch};
 use crate::raft_log::LogBatch;
 use crate::transport::PeerMessage;
 use crate::types::{LogPosition, PeerId, RegionId};
@@ -134,6 +134,17 @@ pub enum Stage {
     Stopped(String),
 }
 
+/// What has become of a merge where this peer has not come to yet.
+#[derive(Debug)]
+pub enum MergeElsewhere {
+    /// Nobody has said anything.
+    Unknown,
+    /// The region was taken in by this one, as that was before.
+    TakenIn(Region),
+    /// The region has gone on by itself.
+    RolledBack,
+}
+
 /// See [`Stage::Installing`].
 #[derive(Debug)]
 pub struct Installing {
@@ -178,8 +189,7 @@ pub struct Peer {
     preparation: Option<Preparation>,
     // A worker has its install: nobody else may write what the region is, whatever its stage is by now.
     installing: bool,
-    // It was offered a snapshot that cannot be installed yet: it will not get on by its log.
-    obstructed: bool,
+    merge_elsewhere: MergeElsewhere,
     // The last merge that was proposed here.
     merge_proposed: LogPosition,
     // The index of the last compaction by policy that was proposed here.
@@ -228,7 +238,7 @@ impl Peer {
             transfer: None,
             preparation: None,
             installing: false,
-            obstructed: false,
+            merge_elsewhere: MergeElsewhere::Unknown,
             merge_proposed: LogPosition::default(),
             compaction_proposed: 0,
         })
@@ -401,14 +411,22 @@ impl Peer {
         self.busy();
     }
 
-    /// Whether it will not get on by its log: it was offered a snapshot, and another region is in the way.
-    pub fn is_obstructed(&self) -> bool {
-        self.obstructed
+    /// What has become elsewhere of a merge that has not come to its end here.
+    pub fn merge_elsewhere(&self) -> &MergeElsewhere {
+        &self.merge_elsewhere
     }
 
-    /// See [`Peer::is_obstructed`].
-    pub fn set_obstructed(&mut self) {
-        self.obstructed = true;
+    /// Somebody has said that the region was taken in by `target`, which is what it was before.
+    pub fn set_taken_in(&mut self, target: &Region) {
+        self.merge_elsewhere = MergeElsewhere::TakenIn(target.clone());
+    }
+
+    /// Others of the region are at `epoch`. A region that waits for a merge has a newer one only if the
+    /// merge was given up.
+    pub fn heard_epoch(&mut self, epoch: RegionEpoch) {
+        if self.is_merging() && epoch.version > self.region().region_epoch.version {
+            self.merge_elsewhere = MergeElsewhere::RolledBack;
+        }
     }
 }
 

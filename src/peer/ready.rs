@@ -3,7 +3,7 @@
 use raft::eraftpb::HardState;
 use raft::{LightReady, Ready};
 
-use super::{InFlight, Installing, Outbox, Peer, Stage, stopped};
+use super::{InFlight, Installing, MergeElsewhere, Outbox, Peer, Stage, stopped};
 use crate::app_store::AppBatch;
 use crate::error::{Error, Result};
 use crate::peer_storage::{AppliedStates, Installed};
@@ -113,7 +113,7 @@ impl Peer {
                 work: ApplyWork::Installed(Box::new(states)),
             });
         }
-        self.obstructed = false;
+        self.merge_elsewhere = MergeElsewhere::Unknown;
         self.known.clear();
         self.leave_if_removed();
         self.note_role(out);
@@ -129,7 +129,7 @@ impl Peer {
         // A leader's: they may leave before its own disk has what they speak of (thesis 10.2.1).
         self.send(ready.take_messages(), out);
         self.reads.confirmed(ready.take_read_states());
-        self.take_committed(ready.take_committed_entries());
+        self.handover.committed(ready.take_committed_entries());
         let messages = ready.take_persisted_messages();
         let number = ready.number();
         if ready.must_sync() || !ready.entries().is_empty() {
@@ -170,13 +170,7 @@ impl Peer {
             self.note_commit(Some(&hard_state));
         }
         self.send(light.take_messages(), out);
-        self.take_committed(light.take_committed_entries());
-    }
-
-    fn take_committed(&mut self, entries: Vec<raft::eraftpb::Entry>) {
-        // It gets on by its log after all.
-        self.obstructed &= entries.is_empty();
-        self.handover.committed(entries);
+        self.handover.committed(light.take_committed_entries());
     }
 
     /// A commit that moved on by itself is not written: it goes along with the next write, and if there
@@ -226,6 +220,7 @@ impl Peer {
         self.handover.wrote(bytes);
         self.compact_cache();
         if changed {
+            self.merge_elsewhere = MergeElsewhere::Unknown;
             out.changed.push(self.key);
             self.leave_if_removed();
         }

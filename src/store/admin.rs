@@ -18,8 +18,8 @@ use crate::command::{
     AdminCommand, ChangePeers, CompactLog, EntryHeader, Split, conf_change_of, position_of,
 };
 use crate::error::{Error, Result};
-use crate::peer::AdminEntry;
-use crate::peer_storage::NewRegion;
+use crate::peer::{AdminEntry, Stage};
+use crate::peer_storage::{Leaves, NewRegion};
 use crate::proto::{Peer, PeerRole, PeerState, Region, RegionLocalState};
 use crate::raft_log::LogBatch;
 use crate::ticket::Completer;
@@ -78,6 +78,10 @@ impl StoreCore {
         let Some(peer) = self.peers.get(&key.region) else {
             return;
         };
+        // A snapshot that has come meanwhile covers it, or the peer goes.
+        if !matches!(peer.stage(), Stage::Active) {
+            return;
+        }
         match peer.admin_entry() {
             Ok(Some(AdminEntry { entry, header })) => {
                 let position = position_of(&entry);
@@ -227,7 +231,7 @@ impl StoreCore {
             }
             Change::TakeIn(state, source) => {
                 (work.region, work.sync) = (Some(Arc::from(state)), true);
-                self.end_merged(source, &mut work.also);
+                self.end_merged(source, Leaves::Data, &mut work.also);
                 follow = Follow::Forget(source);
             }
             Change::Split(left, right, own) => {

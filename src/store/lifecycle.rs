@@ -251,7 +251,7 @@ impl StoreCore {
         let Some(message) = peer.snapshot_to_install() else {
             return;
         };
-        if let Some(reason) = self.find_obstacle(key.region, &message) {
+        if let Some(reason) = self.snapshot_obstacle(key.region, &message) {
             tracing::info!(region = %key.region, reason, "snapshot not installed");
             return;
         }
@@ -285,7 +285,12 @@ impl StoreCore {
         let others = self.ranges.overlapping(&data.region.range());
         let others: Vec<RegionId> = others.into_iter().filter(|id| *id != region).collect();
         for other in &others {
-            self.end_merged(*other, &mut also);
+            let leaves = match self.is_covered(*other, &data.region) {
+                true => Leaves::Data,
+                // Its keys are not all in the snapshot: another region brings the rest.
+                false => Leaves::Nothing,
+            };
+            self.end_merged(*other, leaves, &mut also);
         }
         if !others.is_empty() {
             self.taken_over.insert(region, others);
@@ -293,8 +298,8 @@ impl StoreCore {
         also
     }
 
-    /// Ends a region that was merged into another one: its tombstone goes into `batch`, its data stays.
-    pub(super) fn end_merged(&mut self, region: RegionId, batch: &mut AppBatch) {
+    /// Ends a region that was merged into another one: its tombstone goes into `batch`.
+    pub(super) fn end_merged(&mut self, region: RegionId, leaves: Leaves, batch: &mut AppBatch) {
         let Some(mut peer) = self.peers.remove(&region) else {
             return;
         };
@@ -302,7 +307,7 @@ impl StoreCore {
         peer.leave();
         self.answer_leaving(region, Some("it was merged into its neighbour meanwhile"));
         let state = peer.storage().region_state();
-        tombstone_ops(state, Leaves::Data, batch);
+        tombstone_ops(state, leaves, batch);
         let tombstone = RegionLocalState {
             state: PeerState::Tombstone,
             ..state.clone()

@@ -43,6 +43,9 @@ impl StoreCore {
         if !self.is_for_our_peer(&envelope) && !self.make_room_for(&envelope)? {
             return Ok(());
         }
+        if let Some(peer) = self.peers.get_mut(&region) {
+            peer.heard_epoch(envelope.epoch);
+        }
         match envelope.body {
             PeerBody::Raft(_) => self.step(from, envelope),
             PeerBody::Gone { ref into } => {
@@ -170,7 +173,14 @@ impl StoreCore {
         let (own, theirs) = (peer.region().region_epoch, envelope.epoch);
         let newer = theirs.conf_ver > own.conf_ver || theirs.version > own.version;
         let ended = into.is_some() && theirs == own;
-        if !newer && !ended || into.is_some_and(|target| self.is_needed_by(target)) {
+        if !newer && !ended {
+            return;
+        }
+        if let Some(target) = into.filter(|target| self.is_needed_by(target)) {
+            // Its target may still take it in by its log. If that comes by a snapshot, this goes then.
+            if let Some(peer) = self.peers.get_mut(&region) {
+                peer.set_taken_in(target);
+            }
             return;
         }
         tracing::info!(%region, ?own, ?theirs, "this peer was removed from its region");
@@ -245,7 +255,7 @@ impl StoreCore {
             self.refused(from, &refusal);
             return refused(format!("{}: {}", refusal.kind, refusal.detail));
         }
-        if let Some(reason) = self.find_obstacle(region, message) {
+        if let Some(reason) = self.snapshot_obstacle(region, message) {
             return refused(reason);
         }
         Ok(())
@@ -260,22 +270,20 @@ impl StoreCore {
         };
         let range = data.region.range();
         for other in self.ranges.overlapping(&range) {
-            if other != region && !self.is_covered(other, &data.region) {
+            if other == region {
+                continue;
+            }
+            if self.peers.get(&other).is_some_and(|p| !p.is_settled()) {
+                // What its applier has not written yet would be written over the snapshot's data.
+                return Some(format!(
+                    "region {other}, which it takes over, is still busy here"
+                ));
+            }
+            if !self.is_covered(other, &data.region) && !self.is_superseded(other, &data.region) {
                 return Some(format!("region {other} still holds keys of {range} here"));
             }
         }
         self.merge_obstacle(region, &data.region)
-    }
-
-    /// The same, and the peer remembers it: it will not get on by its log.
-    pub(super) fn find_obstacle(&mut self, region: RegionId, message: &Message) -> Option<String> {
-        let obstacle = self.snapshot_obstacle(region, message);
-        if obstacle.is_some()
-            && let Some(peer) = self.peers.get_mut(&region)
-        {
-            peer.set_obstructed();
-        }
-        obstacle
     }
 
     /// Whether `other` is known to be gone because a newer region has all its keys. A region keeps its
