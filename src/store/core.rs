@@ -24,6 +24,9 @@ use crate::transport::{Placement, StoreMessage, Transport};
 use crate::types::RegionId;
 use crate::workers::{Applied, ApplyTask, Done, PeerKey, SlowTask, WriteTask};
 
+/// No cluster gets there.
+const IDS_END: u64 = u64::MAX / 2;
+
 /// The raft thread's state. Every method returns soon.
 pub struct StoreCore {
     pub(super) node: CompositeStorage,
@@ -131,6 +134,10 @@ impl StoreCore {
                 self.liveness.heard(from);
                 match message {
                     StoreMessage::Peer(envelope) => self.receive(from, *envelope),
+                    // A store that has gone mad must not use up the ids of the others.
+                    StoreMessage::Alive { max_id } if max_id > IDS_END => {
+                        self.shared.refuse("ids");
+                    }
                     StoreMessage::Alive { max_id } => self.placement.observe_id(max_id),
                 }
             }
