@@ -1,6 +1,7 @@
 //! Leadership that is handed over, to a peer that has at hand what its followers will want. Uses: ticket,
 //! transport, peer_storage.
 
+use raft::StateRole;
 use raft::eraftpb::Entry;
 
 use super::{Outbox, Peer};
@@ -166,6 +167,16 @@ impl Peer {
                 }
             };
             transfer.done.answer(result);
+        }
+    }
+
+    /// Ends the lead of a peer that a change has left without a vote. raft lets it lead on, and fails
+    /// when it is not even a member any more.
+    pub fn step_down_without_vote(&mut self) {
+        let own = self.id().0;
+        let raft = &mut self.raft.raft;
+        if raft.state == StateRole::Leader && !raft.prs().conf().voters().contains(own) {
+            raft.become_follower(raft.term, 0);
         }
     }
 

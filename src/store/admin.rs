@@ -7,15 +7,15 @@
 
 use std::sync::Arc;
 
-use protobuf::Message as _;
-use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType};
-use raft_proto::ConfChangeI;
+use raft::eraftpb::{ConfState, Entry};
 
 use super::ChangePeer;
 use super::core::StoreCore;
 use super::message::AdminRequest;
 use crate::app_store::{AppBatch, Keyspace};
-use crate::command::{AdminCommand, ChangePeers, CompactLog, EntryHeader, Split, position_of};
+use crate::command::{
+    AdminCommand, ChangePeers, CompactLog, EntryHeader, Split, conf_change_of, position_of,
+};
 use crate::error::{Error, Result};
 use crate::peer::AdminEntry;
 use crate::peer_storage::NewRegion;
@@ -69,7 +69,8 @@ pub(super) enum Change {
 impl StoreCore {
     /// Works out the admin entry of `key` whose turn has come, and hands it on.
     pub(super) fn run_admin(&mut self, key: PeerKey) {
-        // One that is on its way, whose new region's log is being written, is not worked out again.
+        // One whose new region's log is being written has been worked out: a second time it would find
+        // that region taken.
         if !self.is_current(key) || self.admin.contains_key(&key.region) {
             return;
         }
@@ -112,6 +113,12 @@ impl StoreCore {
         match header.admin {
             Some(AdminCommand::RollbackMerge(rollback)) => self.rollback_merge(key, rollback),
             _ if merging => Ok(Change::Refused(refused(region, "it is being merged"))),
+            // A peer of the new region that was here before is still being removed.
+            Some(AdminCommand::Split(split))
+                if self.closed.contains_key(&RegionId(split.region_id)) =>
+            {
+                Ok(Change::Wait)
+            }
             Some(AdminCommand::CompactLog(compact)) => Ok(self.compact(key, compact)),
             Some(AdminCommand::Split(split)) => Ok(self.split(key, &split)),
             Some(AdminCommand::PrepareMerge(prepare)) => {
@@ -151,6 +158,7 @@ impl StoreCore {
             Ok(conf_state) => conf_state,
             Err(error) => return Ok(Change::Refused(refused(region, &error.to_string()))),
         };
+        peer.step_down_without_vote();
         let state = peer.storage().region_state();
         let mut next = state.clone();
         next.region.peers = peers_of(&conf_state, &state.region.peers, &change.peers);
@@ -232,7 +240,9 @@ impl StoreCore {
                         self.await_admin(key, position, None, follow);
                         return;
                     }
-                    Ok(None) => follow = Follow::Nothing,
+                    Ok(None) => {}
+                    // What was there is being removed: it is worked out again when that is done.
+                    Err(Error::RegionOpen { .. }) => return,
                     Err(error) => return self.stop_region(key.region, &error.to_string()),
                 }
             }
@@ -266,7 +276,7 @@ impl StoreCore {
     /// the keys that the parent gives away go with it.
     ///
     /// # Errors
-    /// What keeps the new region from being planned: nothing may be concluded from that.
+    /// Whatever is no answer to that: nothing has changed then.
     fn begin_split(
         &mut self,
         key: PeerKey,
@@ -310,11 +320,11 @@ impl StoreCore {
 
     /// The log of the new region is durable: now the split is applied.
     pub(super) fn split_log_durable(&mut self, key: PeerKey) {
-        if !self.is_current(key) {
-            return;
-        }
-        let Some(admin) = self.admin.get_mut(&key.region) else {
-            return;
+        let admin = self.admin.get_mut(&key.region);
+        let Some(admin) =
+            admin.filter(|_| self.peers.get(&key.region).is_some_and(|p| p.key() == key))
+        else {
+            return self.abandon_split(key);
         };
         let follow = std::mem::replace(&mut admin.follow, Follow::Nothing);
         if let Follow::WriteSplit(work, new) = follow {
@@ -323,6 +333,25 @@ impl StoreCore {
                 peer.hand_admin(*work, out);
                 Ok(())
             });
+        }
+    }
+
+    /// The parent has left before its split was applied here. The new region comes by messages, or what
+    /// waited for it is there again.
+    fn abandon_split(&mut self, parent: PeerKey) {
+        let children = self.closed.iter();
+        let children = children.filter(|(id, key)| **key == parent && **id != parent.region);
+        let children: Vec<RegionId> = children.map(|(id, _)| *id).collect();
+        for child in children {
+            self.closed.remove(&child);
+            let waits = |s: &RegionLocalState| s.state != PeerState::Tombstone;
+            if !matches!(self.node.local_state(child), Ok(Some(state)) if waits(&state)) {
+                continue;
+            }
+            let opened = self.node.open_region(child);
+            if let Err(error) = opened.and_then(|storage| self.add_peer(storage)) {
+                self.show_unopened(child, &error);
+            }
         }
     }
 
@@ -393,7 +422,17 @@ impl StoreCore {
         }
         let command = match request {
             AdminRequest::Destroy | AdminRequest::Campaign => return,
-            AdminRequest::ChangePeers(changes) => {
+            AdminRequest::ChangePeers(epoch, changes) => {
+                let current = peer.region();
+                if let Some(got) = epoch.filter(|e| *e != current.region_epoch) {
+                    let current = Box::new(current.clone());
+                    let stale = Error::StaleEpoch {
+                        region,
+                        got,
+                        current,
+                    };
+                    return done.answer(Err(stale));
+                }
                 return self.request_change(region, &changes, done);
             }
             AdminRequest::Merge(target) => return self.request_merge(region, target, done),
@@ -458,8 +497,8 @@ impl StoreCore {
     pub(super) fn destroy(&mut self, region: RegionId, done: Completer<Region>) {
         match self.peers.get(&region).map(|p| p.region().clone()) {
             Some(shown) => {
+                self.leaving.entry(region).or_default().push((done, shown));
                 self.leave(region);
-                done.answer(Ok(shown));
             }
             None => done.answer(Err(Error::RegionNotFound { region })),
         }
@@ -473,21 +512,6 @@ pub(super) fn refused(region: RegionId, reason: &str) -> Error {
         what: "admin command",
         reason: reason.to_owned(),
     }
-}
-
-fn conf_change_of(region: RegionId, entry: &Entry) -> Result<ConfChangeV2> {
-    let corrupt = |e: protobuf::ProtobufError| {
-        let what = format!("conf change {}", entry.index);
-        Error::corruption(Some(region), what, e.to_string())
-    };
-    let mut change = ConfChangeV2::default();
-    if entry.get_entry_type() == EntryType::EntryConfChange {
-        let mut simple = ConfChange::default();
-        simple.merge_from_bytes(&entry.data).map_err(corrupt)?;
-        return Ok(simple.into_v2());
-    }
-    change.merge_from_bytes(&entry.data).map_err(corrupt)?;
-    Ok(change)
 }
 
 /// The peers of a configuration, in the order of their ids: from the region, or from the change that

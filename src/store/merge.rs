@@ -102,8 +102,10 @@ impl StoreCore {
         };
         let storage = peer.storage();
         let state = storage.region_state();
-        // The log may have been compacted between the proposal and here.
-        if !is_normal(state) || prepare.min_index < storage.truncated_index() {
+        // The log may have been compacted, or the members changed, between the proposal and here. Each
+        // store of the target needs a peer of the source to take in.
+        let together = live_together(&state.region, &prepare.target);
+        if !is_normal(state) || !together || prepare.min_index < storage.truncated_index() {
             let reason = "it has changed since the merge was asked for";
             return Ok(Change::Refused(refused(key.region, reason)));
         }
@@ -310,7 +312,7 @@ impl StoreCore {
     /// Why a snapshot of `taker` must not be installed yet: a region that waits here to be merged into it
     /// would not know any more whether it was.
     pub(super) fn merge_obstacle(&self, region: RegionId, taker: &Region) -> Option<String> {
-        let waits_for_it = |peer: &&Peer| {
+        let waits_for_it = |peer: &&Box<Peer>| {
             let merge = peer.storage().region_state().merge_state.as_ref();
             merge
                 .and_then(|m| m.target.as_ref())

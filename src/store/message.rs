@@ -6,7 +6,7 @@ use super::ChangePeer;
 use super::core::StoreCore;
 use crate::error::Result;
 use crate::peer::ProposeData;
-use crate::proto::Region;
+use crate::proto::{Region, RegionEpoch};
 use crate::reader::Reader;
 use crate::ticket::Completer;
 use crate::transport::{PeerMessage, StoreMessage};
@@ -40,8 +40,9 @@ pub enum StoreMsg {
 /// What can be done to a region.
 #[derive(Debug)]
 pub enum AdminRequest {
-    /// Change its members: one in one step, several through a joint configuration.
-    ChangePeers(Vec<ChangePeer>),
+    /// Change its members, if they are as of this epoch: one in one step, several through a joint
+    /// configuration.
+    ChangePeers(Option<RegionEpoch>, Vec<ChangePeer>),
     /// Cut it at `key`; the new region has `region_id`, and its peers `peer_ids`.
     Split {
         key: Vec<u8>,

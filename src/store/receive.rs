@@ -54,6 +54,7 @@ impl StoreCore {
                 Ok(())
             }
             PeerBody::Wake => {
+                self.check_sender(&envelope)?;
                 self.touch(region);
                 Ok(())
             }
@@ -98,7 +99,8 @@ impl StoreCore {
             let own = peer.region().region_epoch;
             if to < peer.id() {
                 // For one that was here before: its place was taken.
-                self.say_gone(envelope, own, None);
+                let region = peer.region().clone();
+                self.say_gone(envelope, &region, None);
             } else if can_create(envelope) && envelope.epoch.conf_ver > own.conf_ver {
                 // This peer was removed from its region and has not heard of it, or never got anything.
                 self.leave(region);
@@ -108,12 +110,10 @@ impl StoreCore {
         if let Some(tombstone) = self.tombstones.get(&region)
             && to <= tombstone.peer_id
         {
-            let epoch = tombstone.region.region_epoch;
-            let into = tombstone
-                .merge_state
-                .as_ref()
-                .and_then(|m| m.target.clone());
-            self.say_gone(envelope, epoch, into);
+            let ended = tombstone.region.clone();
+            let merge = tombstone.merge_state.as_ref();
+            let into = merge.and_then(|m| m.target.clone());
+            self.say_gone(envelope, &ended, into);
             return Ok(false);
         }
         if !can_create(envelope) {
@@ -142,10 +142,17 @@ impl StoreCore {
         }
     }
 
-    /// Tells a peer that asks for votes of a region it does not belong to any more.
-    fn say_gone(&mut self, envelope: &PeerMessage, epoch: RegionEpoch, into: Option<Region>) {
+    /// Tells a peer that asks for votes of a region it does not belong to any more. `known` is the region
+    /// as this store knows it; a peer that is among its members is behind, and not gone, unless the
+    /// region itself has ended.
+    fn say_gone(&mut self, envelope: &PeerMessage, known: &Region, into: Option<Region>) {
+        let epoch = known.region_epoch;
+        let is_member = known.peers.iter().any(|p| p.id == envelope.from.id);
+        if !known.is_initialized() || (is_member && into.is_none()) {
+            return;
+        }
         // Only those that know a region can have been removed from it.
-        if envelope.epoch == RegionEpoch::default() || !asks_for_votes(envelope) {
+        if envelope.epoch == RegionEpoch::default() || !expects_answer(envelope) {
             return;
         }
         let gone = PeerMessage {
@@ -211,7 +218,8 @@ impl StoreCore {
             None if peer.raft().raft.prs().get(sender.id).is_some() => Ok(()),
             None => {
                 if envelope.epoch.conf_ver < own.conf_ver {
-                    self.say_gone(envelope, own, None);
+                    let known = region.clone();
+                    self.say_gone(envelope, &known, None);
                 }
                 let detail = format!("peer {} is not in region {}", sender.id, envelope.region);
                 Err(Refusal::new("unknown sender", detail))
@@ -302,12 +310,13 @@ fn can_create(envelope: &PeerMessage) -> bool {
     }
 }
 
-fn asks_for_votes(envelope: &PeerMessage) -> bool {
+fn expects_answer(envelope: &PeerMessage) -> bool {
     match &envelope.body {
         PeerBody::Raft(message) => matches!(
             message.get_msg_type(),
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
         ),
+        PeerBody::Wake => true,
         _ => false,
     }
 }

@@ -266,8 +266,10 @@ fn apply_entry(
         return Ok(Outcome::Empty);
     }
     let version = EntryHeader::of(peer.region, entry)?.version;
-    let current = applier.region.region.region_epoch.version;
-    if version != 0 && version != current {
+    let region = &applier.region;
+    let current = region.region.region_epoch.version;
+    // What stands behind the last entry before a merge does not go along into the target.
+    if version != 0 && version != current || region.state != PeerState::Normal {
         return Ok(Outcome::Stale { version });
     }
     let machine = &mut applier.machine;
