@@ -129,7 +129,7 @@ impl Peer {
         // A leader's: they may leave before its own disk has what they speak of (thesis 10.2.1).
         self.send(ready.take_messages(), out);
         self.reads.confirmed(ready.take_read_states());
-        self.handover.committed(ready.take_committed_entries());
+        self.take_committed(ready.take_committed_entries());
         let messages = ready.take_persisted_messages();
         let number = ready.number();
         if ready.must_sync() || !ready.entries().is_empty() {
@@ -170,7 +170,13 @@ impl Peer {
             self.note_commit(Some(&hard_state));
         }
         self.send(light.take_messages(), out);
-        self.handover.committed(light.take_committed_entries());
+        self.take_committed(light.take_committed_entries());
+    }
+
+    fn take_committed(&mut self, entries: Vec<raft::eraftpb::Entry>) {
+        // It gets on by its log after all.
+        self.obstructed &= entries.is_empty();
+        self.handover.committed(entries);
     }
 
     /// A commit that moved on by itself is not written: it goes along with the next write, and if there

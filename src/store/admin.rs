@@ -11,6 +11,7 @@ use raft::eraftpb::{ConfState, Entry};
 
 use super::ChangePeer;
 use super::core::StoreCore;
+use super::lifecycle::Opening;
 use super::message::AdminRequest;
 use crate::app_store::{AppBatch, Keyspace};
 use crate::command::{
@@ -23,7 +24,7 @@ use crate::proto::{Peer, PeerRole, PeerState, Region, RegionLocalState};
 use crate::raft_log::LogBatch;
 use crate::ticket::Completer;
 use crate::types::{KeyRange, LogPosition, PeerId, RegionId};
-use crate::workers::{AdminWork, PeerKey};
+use crate::workers::{AdminWork, NewPeer, PeerKey};
 
 /// The number under which the log of a split's new regions is reported durable. Readies begin at 1.
 pub const SPLIT_LOG: u64 = 0;
@@ -114,9 +115,7 @@ impl StoreCore {
             Some(AdminCommand::RollbackMerge(rollback)) => self.rollback_merge(key, rollback),
             _ if merging => Ok(Change::Refused(refused(region, "it is being merged"))),
             // A peer of the new region that was here before is still being removed.
-            Some(AdminCommand::Split(split))
-                if self.closed.contains_key(&RegionId(split.region_id)) =>
-            {
+            Some(AdminCommand::Split(split)) if self.is_busy(RegionId(split.region_id)) => {
                 Ok(Change::Wait)
             }
             Some(AdminCommand::CompactLog(compact)) => Ok(self.compact(key, compact)),
@@ -348,10 +347,7 @@ impl StoreCore {
             if !matches!(self.node.local_state(child), Ok(Some(state)) if waits(&state)) {
                 continue;
             }
-            let opened = self.node.open_region(child);
-            if let Err(error) = opened.and_then(|storage| self.add_peer(storage)) {
-                self.show_unopened(child, &error);
-            }
+            self.open_later(child, NewPeer::Known, Opening::default());
         }
     }
 

@@ -324,7 +324,7 @@ impl Handle {
         let (ticket, done) = Ticket::new();
         let region = region.clone();
         self.send(StoreMsg::Call(Box::new(move |core| {
-            done.answer(core.create_region(&region));
+            core.create_region(&region, done);
         })));
         ticket.wait(Duration::MAX)
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use super::admin::AdminInFlight;
+use super::lifecycle::Opening;
 use super::liveness::Liveness;
 use super::message::StoreMsg;
 use super::ranges::Ranges;
@@ -45,6 +46,8 @@ pub struct StoreCore {
     pub(super) shared: Arc<Shared>,
     pub(super) liveness: Liveness,
     pub(super) compaction: Compaction,
+    /// Regions that a worker is opening; their messages are lost meanwhile.
+    pub(super) opening: BTreeMap<RegionId, Opening>,
     /// Regions whose keys a snapshot that is being installed takes over, by its region.
     pub(super) taken_over: BTreeMap<RegionId, Vec<RegionId>>,
     /// Who waits for the removal of a peer, with its region as it was.
@@ -97,6 +100,7 @@ impl StoreCore {
             admin: BTreeMap::new(),
             liveness: Liveness::new(&options),
             compaction: Compaction::default(),
+            opening: BTreeMap::new(),
             taken_over: BTreeMap::new(),
             leaving: BTreeMap::new(),
             merge_ticks: 0,
@@ -242,6 +246,7 @@ impl StoreCore {
             Done::Poisoned(error) => self.poison(&error),
             Done::Installed(key, result) => self.installed(key, result),
             Done::Destroyed(key, result) => self.destroyed(key, result),
+            Done::Opened(region, result) => self.opened(region, result),
             Done::Synced(number) => self.synced(number),
             Done::Woken(region) => self.woken(region),
             Done::SplitKey(key, result) => self.split_checked(key, result),

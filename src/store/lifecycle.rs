@@ -6,12 +6,31 @@ use super::shared::count;
 use crate::app_store::AppBatch;
 use crate::error::{Error, Result};
 use crate::peer::Stage;
-use crate::peer_storage::{Installed, Leaves, tombstone_ops};
+use crate::peer_storage::{Installed, Leaves, PeerStorage, tombstone_ops};
 use crate::proto::{PeerState, Region, RegionLocalState};
 use crate::snapshot_data::RaftSnapshotData;
+use crate::ticket::Completer;
 use crate::transport::{PeerBody, PeerMessage};
 use crate::types::{PeerId, RegionId};
-use crate::workers::{ApplyTask, ApplyWork, PeerKey, SlowTask, SplitCheck};
+use crate::workers::{ApplyTask, ApplyWork, NewPeer, PeerKey, SlowTask, SplitCheck};
+
+/// A region that a worker is opening.
+#[derive(Default)]
+pub struct Opening {
+    /// It was on its way out when it was opened again.
+    leaves: bool,
+    /// The operator who waits for it, if it is new.
+    done: Option<Completer<()>>,
+}
+
+impl Opening {
+    fn for_operator(done: Completer<()>) -> Self {
+        Opening {
+            leaves: false,
+            done: Some(done),
+        }
+    }
+}
 
 impl StoreCore {
     /// Opens every region of the node. One that cannot be opened is shown as stopped, with its error;
@@ -62,23 +81,75 @@ impl StoreCore {
         shown.insert(region, status);
     }
 
-    /// Creates a region that the operator starts the cluster with, or adds to it.
-    ///
-    /// # Errors
-    /// Those of [`CompositeStorage::create_region`](crate::CompositeStorage::create_region); `Refused`
-    /// if another region holds some of its keys.
-    pub(super) fn create_region(&mut self, region: &Region) -> Result<()> {
+    /// Creates a region that the operator starts the cluster with, or adds to it. Its range is its own from
+    /// now on.
+    pub(super) fn create_region(&mut self, region: &Region, done: Completer<()>) {
+        match self.plan_creation(region) {
+            Ok(peer) => {
+                self.ranges.put(region);
+                let id = region.region_id();
+                let new = NewPeer::Created(Box::new(region.clone()), peer);
+                self.open_later(id, new, Opening::for_operator(done));
+            }
+            Err(error) => done.answer(Err(error)),
+        }
+    }
+
+    fn plan_creation(&self, region: &Region) -> Result<PeerId> {
+        let id = region.region_id();
+        if self.peers.contains_key(&id) || self.is_busy(id) {
+            return Err(Error::RegionExists { region: id });
+        }
         if let Some(other) = self.ranges.overlapping(&region.range()).first() {
             let reason = format!("region {other} holds keys of {}", region.range());
             return Err(Error::Refused {
-                region: region.region_id(),
+                region: id,
                 what: "creation",
                 reason,
             });
         }
-        let storage = self.node.create_region(region)?;
-        self.ranges.put(region);
-        self.add_peer(storage).map(|_| ())
+        self.node.own_peer(region)
+    }
+
+    /// Whether a region is on its way in or out.
+    pub(super) fn is_busy(&self, region: RegionId) -> bool {
+        self.closed.contains_key(&region) || self.opening.contains_key(&region)
+    }
+
+    /// Lets a worker open a region, or make it: that waits for the disk.
+    pub(super) fn open_later(&mut self, region: RegionId, new: NewPeer, opening: Opening) {
+        self.opening.insert(region, opening);
+        self.out.slow.push(SlowTask::Open(region, new));
+    }
+
+    /// A worker has opened a region, or could not.
+    pub(super) fn opened(&mut self, region: RegionId, result: Result<Box<PeerStorage>>) {
+        let Some(opening) = self.opening.remove(&region) else {
+            return;
+        };
+        let added = result.and_then(|storage| {
+            self.tombstones.remove(&region);
+            self.ranges.put(storage.region());
+            self.add_peer(*storage).map(drop)
+        });
+        match (added, opening.done) {
+            (Ok(()), done) => {
+                if opening.leaves {
+                    self.leave(region);
+                }
+                if let Some(done) = done {
+                    done.answer(Ok(()));
+                }
+            }
+            (Err(error), Some(done)) => {
+                self.ranges.remove(region);
+                done.answer(Err(error));
+            }
+            (Err(error), None) => {
+                self.show_unopened(region, &error);
+                self.answer_leaving(region, Some(&error.to_string()));
+            }
+        }
     }
 
     /// How far a region has come.
@@ -256,8 +327,7 @@ impl StoreCore {
     /// What becomes of the regions that a snapshot has taken over, or was to.
     fn settle_taken_over(&mut self, region: RegionId) {
         for other in self.taken_over.remove(&region).unwrap_or_default() {
-            let state = self.node.local_state(other);
-            if let Ok(Some(state)) = &state
+            if let Ok(Some(state)) = self.node.local_state(other)
                 && state.state == PeerState::Tombstone
             {
                 self.forget_merged(other);
@@ -265,10 +335,7 @@ impl StoreCore {
             }
             self.closed.remove(&other);
             self.tombstones.remove(&other);
-            let opened = state.and_then(|_| self.node.open_region(other));
-            if let Err(error) = opened.and_then(|storage| self.add_peer(storage)) {
-                self.show_unopened(other, &error);
-            }
+            self.open_later(other, NewPeer::Known, Opening::default());
         }
     }
 
@@ -304,15 +371,9 @@ impl StoreCore {
             peer: key,
             work: ApplyWork::End,
         });
-        let opened = self.node.open_region(region);
-        match opened.and_then(|storage| self.add_peer(storage)) {
-            Ok(_) if was_leaving => self.leave(region),
-            Ok(_) => {}
-            Err(error) => {
-                self.show_unopened(region, &error);
-                self.answer_leaving(region, Some(&error.to_string()));
-            }
-        }
+        self.out.changed.push(key);
+        let leaves = was_leaving;
+        self.open_later(region, NewPeer::Known, Opening { leaves, done: None });
     }
 
     /// Sends a snapshot by the transport's own way for files.

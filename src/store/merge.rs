@@ -174,6 +174,9 @@ impl StoreCore {
     /// Whether the source of this store has applied its last entry. One that is behind is given what it
     /// misses: those entries are committed, because the last of them is.
     fn is_ready_to_be_taken_in(&mut self, source: RegionId, commit: &CommitMerge) -> Result<bool> {
+        if self.is_busy(source) {
+            return Ok(false);
+        }
         let Some(peer) = self.peers.get_mut(&source) else {
             let reason = format!("region {source}, which it takes in, is not on this store");
             return Err(Error::Refused {

@@ -4,12 +4,14 @@
 use raft::eraftpb::{Message, MessageType};
 
 use super::core::StoreCore;
+use super::lifecycle::Opening;
 use crate::error::{Error, Result};
 use crate::peer::Refusal;
 use crate::proto::{Region, RegionEpoch};
 use crate::snapshot_data::RaftSnapshotData;
 use crate::transport::{PeerBody, PeerMessage};
 use crate::types::{PeerId, RegionId};
+use crate::workers::NewPeer;
 
 impl StoreCore {
     /// Takes in a message of the store `from`.
@@ -35,7 +37,7 @@ impl StoreCore {
     fn try_receive(&mut self, from: u64, envelope: PeerMessage) -> Result<(), Refusal> {
         self.check_envelope(from, &envelope)?;
         let region = envelope.region;
-        if self.closed.contains_key(&region) {
+        if self.is_busy(region) {
             return Ok(());
         }
         if !self.is_for_our_peer(&envelope) && !self.make_room_for(&envelope)? {
@@ -131,15 +133,8 @@ impl StoreCore {
             let detail = format!("region {region} overlaps region {other}, which is still here");
             return Err(Refusal::new("overlap", detail));
         }
-        let created = self.node.create_uninitialized(region, to);
-        let added = created.and_then(|storage| self.add_peer(storage));
-        match added {
-            Ok(_) => {
-                self.tombstones.remove(&region);
-                Ok(true)
-            }
-            Err(error) => Err(Refusal::new("create", error.to_string())),
-        }
+        self.open_later(region, NewPeer::Waiting(to), Opening::default());
+        Ok(false)
     }
 
     /// Tells a peer that asks for votes of a region it does not belong to any more. `known` is the region

@@ -100,8 +100,11 @@ fn rule_29_a_removal_asked_for_during_an_install_waits_for_it_and_is_done() {
     let mut world = World::new(4, crate::site::Site::memory, None);
     one_region(&mut world);
     world.compact(1);
-    world.held.push((4, StorePart::Slow));
     world.change(1, &[learner(204, 4)], |p| p.contains_key(&204));
+    world.wait("a peer that waits for its snapshot", |w| {
+        w.status(4, 1).map(drop)
+    });
+    world.held.push((4, StorePart::Slow));
     world.wait("an install", |w| {
         (w.status(4, 1)?.state == RegionStage::Installing).then_some(())
     });
