@@ -315,13 +315,14 @@ impl StoreCore {
     /// Why a snapshot of `taker` must not be installed yet: a region that waits here to be merged into it
     /// would not know any more whether it was.
     pub(super) fn merge_obstacle(&self, region: RegionId, taker: &Region) -> Option<String> {
-        let waits_for_it = |peer: &&Box<Peer>| {
+        let waits_for_it = |peer: &&Peer| {
             let merge = peer.storage().region_state().merge_state.as_ref();
             merge
                 .and_then(|m| m.target.as_ref())
                 .is_some_and(|t| t.id == region.0)
         };
-        let mut waiting = self.peers.values().filter(waits_for_it);
+        let peers = self.peers.values().map(|peer| &**peer);
+        let mut waiting = peers.filter(waits_for_it);
         let open = waiting.find(|peer| !self.is_covered(peer.region_id(), taker))?;
         let id = open.region_id();
         Some(format!(
