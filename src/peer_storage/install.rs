@@ -168,7 +168,11 @@ impl PeerStorage {
         check_contiguous(region, index + 1, entries)?;
         let range_and_epoch = data.as_ref().map(|data| data.region.clone());
         let given_up = match &range_and_epoch {
-            Some(next) if self.region().is_initialized() => {
+            // A range becomes smaller by a split, which counts.
+            Some(next)
+                if self.region().is_initialized()
+                    && next.region_epoch.version > self.region().region_epoch.version =>
+            {
                 self.region().range().without(&next.range())
             }
             _ => Vec::new(),

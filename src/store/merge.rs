@@ -361,7 +361,7 @@ impl StoreCore {
     /// Why a snapshot of `taker` must not be installed yet: a region that waits here to be merged into it
     /// would not know any more whether it was.
     pub(super) fn merge_obstacle(&self, region: RegionId, taker: &Region) -> Option<String> {
-        let waits_for_it = |peer: &&Box<Peer>| {
+        let waits_for_it = |peer: &&Peer| {
             if matches!(peer.merge_elsewhere(), MergeElsewhere::RolledBack) {
                 return false;
             }
@@ -372,7 +372,8 @@ impl StoreCore {
                 t.id == region.0 && matches!(moved, Moved::On)
             })
         };
-        let mut waiting = self.peers.values().filter(waits_for_it);
+        let peers = self.peers.values().map(|peer| &**peer);
+        let mut waiting = peers.filter(waits_for_it);
         let stays = |id| !self.is_covered(id, taker) && !self.is_superseded(id, taker);
         let open = waiting.find(|peer| stays(peer.region_id()))?;
         let id = open.region_id();
