@@ -173,6 +173,8 @@ pub struct Peer {
     leader: u64,
     role: StateRole,
     transfer: Option<Transfer>,
+    // A worker has its install: nobody else may write what the region is, whatever its stage is by now.
+    installing: bool,
     // It was offered a snapshot that cannot be installed yet: it will not get on by its log.
     obstructed: bool,
     // The last merge that was proposed here.
@@ -218,6 +220,7 @@ impl Peer {
             leader: 0,
             role: StateRole::Follower,
             transfer: None,
+            installing: false,
             obstructed: false,
             merge_proposed: LogPosition::default(),
         })
@@ -307,9 +310,10 @@ impl Peer {
         }
     }
 
-    /// Stops the region: whoever waits is told why. What is on disk stays as it is.
+    /// Stops the region: whoever waits is told why. What is on disk stays as it is. One that leaves goes
+    /// on leaving: what has failed in it goes with it.
     pub fn stop(&mut self, reason: &str) {
-        if !matches!(self.stage, Stage::Stopped(_)) {
+        if !matches!(self.stage, Stage::Stopped(_) | Stage::Leaving) {
             tracing::error!(region = %self.key.region, reason, "region stopped");
             self.stage = Stage::Stopped(reason.to_owned());
         }
@@ -354,10 +358,11 @@ impl Peer {
         self.is_settled() && self.handover.is_empty()
     }
 
-    /// Whether neither the log nor the applier has anything of it, so that it can go.
+    /// Whether no worker has anything of it, so that it can go.
     pub fn is_settled(&self) -> bool {
         let applied = self.storage().applied_index();
         self.in_flight.is_empty()
+            && !self.installing
             && (self.handover.handed() == applied || self.handover.has_failed())
     }
 

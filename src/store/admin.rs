@@ -7,15 +7,15 @@
 
 use std::sync::Arc;
 
-use protobuf::Message as _;
-use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType};
-use raft_proto::ConfChangeI;
+use raft::eraftpb::{ConfState, Entry};
 
 use super::ChangePeer;
 use super::core::StoreCore;
 use super::message::AdminRequest;
 use crate::app_store::{AppBatch, Keyspace};
-use crate::command::{AdminCommand, ChangePeers, CompactLog, EntryHeader, Split, position_of};
+use crate::command::{
+    AdminCommand, ChangePeers, CompactLog, EntryHeader, Split, conf_change_of, position_of,
+};
 use crate::error::{Error, Result};
 use crate::peer::AdminEntry;
 use crate::peer_storage::NewRegion;
@@ -69,7 +69,8 @@ pub(super) enum Change {
 impl StoreCore {
     /// Works out the admin entry of `key` whose turn has come, and hands it on.
     pub(super) fn run_admin(&mut self, key: PeerKey) {
-        if !self.is_current(key) {
+        // Asked again while it is under way, it would be done twice: a split is, while its log is written.
+        if !self.is_current(key) || self.admin.contains_key(&key.region) {
             return;
         }
         let Some(peer) = self.peers.get(&key.region) else {
@@ -225,13 +226,16 @@ impl StoreCore {
             Change::Split(left, right, own) => {
                 (work.region, work.sync) = (Some(Arc::from(left)), true);
                 match self.begin_split(key, &right, own, &mut work.also) {
-                    Some(new) => {
+                    Ok(Some(new)) => {
                         new.add_to_app(&mut work.also);
                         follow = Follow::WriteSplit(Box::new(work), Box::new(new));
                         self.await_admin(key, position, None, follow);
                         return;
                     }
-                    None => follow = Follow::Nothing,
+                    Ok(None) => {}
+                    // What was there is being removed: it is worked out again when that is done.
+                    Err(Error::RegionOpen { .. }) => return,
+                    Err(error) => return self.stop_region(key.region, &error.to_string()),
                 }
             }
         }
@@ -262,13 +266,16 @@ impl StoreCore {
 
     /// Puts the new region's log on its way. None if this store is to have no peer of it (any more): then
     /// the keys that the parent gives away go with it.
+    ///
+    /// # Errors
+    /// Whatever is no answer to that: nothing has changed then.
     fn begin_split(
         &mut self,
         key: PeerKey,
         right: &Region,
         own: PeerId,
         also: &mut AppBatch,
-    ) -> Option<NewRegion> {
+    ) -> Result<Option<NewRegion>> {
         let id = right.region_id();
         // A peer that messages have made before the split came here: its votes count.
         let waits = self.peers.get(&id).filter(|p| !p.region().is_initialized());
@@ -290,15 +297,16 @@ impl StoreCore {
                 self.out.write.batch.merge(batch);
                 self.out.write.readies.push((key, SPLIT_LOG));
                 self.closed.insert(id, key);
-                Some(new)
+                Ok(Some(new))
             }
-            Err(error) => {
+            Err(error @ (Error::RegionExists { .. } | Error::RegionTombstone { .. })) => {
                 tracing::info!(region = %id, %error, "the split makes no peer here");
                 for keyspace in Keyspace::APPLICATION {
                     also.delete_range(keyspace, &right.range());
                 }
-                None
+                Ok(None)
             }
+            Err(error) => Err(error),
         }
     }
 
@@ -452,8 +460,8 @@ impl StoreCore {
     pub(super) fn destroy(&mut self, region: RegionId, done: Completer<Region>) {
         match self.peers.get(&region).map(|p| p.region().clone()) {
             Some(shown) => {
+                self.leaving.entry(region).or_default().push((done, shown));
                 self.leave(region);
-                done.answer(Ok(shown));
             }
             None => done.answer(Err(Error::RegionNotFound { region })),
         }
@@ -467,21 +475,6 @@ pub(super) fn refused(region: RegionId, reason: &str) -> Error {
         what: "admin command",
         reason: reason.to_owned(),
     }
-}
-
-fn conf_change_of(region: RegionId, entry: &Entry) -> Result<ConfChangeV2> {
-    let corrupt = |e: protobuf::ProtobufError| {
-        let what = format!("conf change {}", entry.index);
-        Error::corruption(Some(region), what, e.to_string())
-    };
-    let mut change = ConfChangeV2::default();
-    if entry.get_entry_type() == EntryType::EntryConfChange {
-        let mut simple = ConfChange::default();
-        simple.merge_from_bytes(&entry.data).map_err(corrupt)?;
-        return Ok(simple.into_v2());
-    }
-    change.merge_from_bytes(&entry.data).map_err(corrupt)?;
-    Ok(change)
 }
 
 /// The peers of a configuration, in the order of their ids: from the region, or from the change that

@@ -20,6 +20,8 @@ use crate::composite::CompositeStorage;
 use crate::error::{Error, Result, catch_panic};
 use crate::peer::{Outbox, Peer, PeerOptions, Stage};
 use crate::peer_storage::PeerStorage;
+use crate::proto::Region;
+use crate::ticket::Completer;
 use crate::transport::{Placement, StoreMessage, Transport};
 use crate::types::RegionId;
 use crate::workers::{Applied, ApplyTask, Done, PeerKey, SlowTask, WriteTask};
@@ -42,6 +44,8 @@ pub struct StoreCore {
     pub(super) compaction: Compaction,
     /// Regions whose keys a snapshot that is being installed takes over, by its region.
     pub(super) taken_over: BTreeMap<RegionId, Vec<RegionId>>,
+    /// Who waits for the removal of a peer, with its region as it was.
+    pub(super) leaving: BTreeMap<RegionId, Vec<(Completer<Region>, Region)>>,
     pub(super) merge_ticks: u64,
     pub(super) run: Run,
     peer_options: Arc<PeerOptions>,
@@ -91,6 +95,7 @@ impl StoreCore {
             liveness: Liveness::new(&options),
             compaction: Compaction::default(),
             taken_over: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             merge_ticks: 0,
             run,
             peer_options: Arc::new(options.peer_options()),
@@ -301,6 +306,9 @@ impl StoreCore {
         for region in regions {
             self.stop_region(region, &reason);
         }
+        for region in self.leaving.keys().copied().collect::<Vec<_>>() {
+            self.answer_leaving(region, Some(&reason));
+        }
         self.poisoned = Some(reason);
     }
 
@@ -429,7 +437,8 @@ impl StoreCore {
         let options = Arc::clone(&self.peer_options);
         let peer = catch_panic("raft", || Peer::new(key, storage, options, nonce))?;
         self.peers.insert(region, peer);
-        self.touch(region);
+        // A crash may have come between its removal from the region and its end.
+        self.with_peer(region, |peer, _| peer.leave_if_removed());
         self.out.changed.push(key);
         Ok(key)
     }

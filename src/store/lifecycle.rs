@@ -23,6 +23,10 @@ impl StoreCore {
         let by_id = tombstones.into_iter().map(|t| (t.region.region_id(), t));
         self.tombstones = by_id.collect();
         for region in self.node.region_ids()? {
+            // Also if it cannot be opened: what is in its range is its own, and waits for it.
+            if let Ok(Some(state)) = self.node.local_state(region) {
+                self.ranges.put(&state.region);
+            }
             let opened = self.node.open_region(region).and_then(|storage| {
                 self.ranges.put(storage.region());
                 self.add_peer(storage).map(|_| ())
@@ -78,7 +82,10 @@ impl StoreCore {
 
     /// The peer goes as soon as nothing of it is on its way.
     pub(super) fn leave(&mut self, region: RegionId) {
-        self.with_peer(region, |peer, _| peer.leave());
+        self.with_peer(region, |peer, out| {
+            peer.leave();
+            out.changed.push(peer.key());
+        });
     }
 
     /// Removes a peer that leaves, if its last write and its last apply are done.
@@ -113,10 +120,22 @@ impl StoreCore {
         if self.closed.get(&key.region) == Some(&key) {
             self.closed.remove(&key.region);
         }
+        let failure = result.as_ref().err().map(Error::to_string);
+        self.answer_leaving(key.region, failure.as_deref());
         if let Err(error) = result {
             // Its tombstone stands, or the write that failed has poisoned the store, which says so
             // itself. The next open goes on with it.
             tracing::error!(region = %key.region, %error, "removal of a peer not finished");
+        }
+    }
+
+    /// Answers those who asked for the removal of a peer.
+    pub(super) fn answer_leaving(&mut self, region: RegionId, failure: Option<&str>) {
+        for (done, shown) in self.leaving.remove(&region).unwrap_or_default() {
+            done.answer(match failure.map(str::to_owned) {
+                None => Ok(shown),
+                Some(reason) => Err(Error::RegionStopped { region, reason }),
+            });
         }
     }
 
@@ -134,9 +153,16 @@ impl StoreCore {
         }
         let also = self.take_over_covered(key.region, &message);
         self.try_peer(key, |peer, out| peer.install(message, also, out));
-        if let Some(peer) = self.peers.get(&key.region)
-            && matches!(peer.stage(), Stage::Stopped(_))
-        {
+        let Some(peer) = self.peers.get(&key.region) else {
+            return;
+        };
+        let is_stopped = match peer.stage() {
+            Stage::Installing(_) => return,
+            stage => matches!(stage, Stage::Stopped(_)),
+        };
+        // raft had no use for it, or it cannot be installed: nothing was written.
+        self.settle_taken_over(key.region);
+        if is_stopped {
             self.reopen(key);
         }
     }
@@ -170,6 +196,7 @@ impl StoreCore {
         };
         let key = peer.key();
         peer.leave();
+        self.answer_leaving(region, Some("it was merged into its neighbour meanwhile"));
         let state = peer.storage().region_state();
         tombstone_ops(state, Leaves::Data, batch);
         let tombstone = RegionLocalState {
@@ -238,15 +265,20 @@ impl StoreCore {
     /// Opens a region again from what is on disk: what raft holds of it in memory cannot be taken back.
     fn reopen(&mut self, key: PeerKey) {
         let region = key.region;
-        self.peers.remove(&region);
+        let before = self.peers.remove(&region);
+        let was_leaving = before.is_some_and(|p| matches!(p.stage(), Stage::Leaving));
         self.out.apply.push(ApplyTask {
             peer: key,
             work: ApplyWork::End,
         });
         let opened = self.node.open_region(region);
-        if let Err(error) = opened.and_then(|storage| self.add_peer(storage)) {
-            self.out.changed.push(key);
-            self.show_unopened(region, &error);
+        match opened.and_then(|storage| self.add_peer(storage)) {
+            Ok(_) if was_leaving => self.leave(region),
+            Ok(_) => {}
+            Err(error) => {
+                self.show_unopened(region, &error);
+                self.answer_leaving(region, Some(&error.to_string()));
+            }
         }
     }
 
