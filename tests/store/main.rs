@@ -2,3 +2,5 @@
 
 mod basic;
 mod cluster;
+mod contain;
+mod hostile;
