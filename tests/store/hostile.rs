@@ -450,6 +450,24 @@ fn what_raft_could_not_survive_is_refused_before_anything_is_touched() {
 }
 
 #[test]
+fn a_leader_is_not_told_of_entries_that_it_has_not() {
+    let (cluster, mad, _) = cluster();
+    let leader = cluster.leader(1);
+    let before = leader.region(1).unwrap();
+    let mut forged = message(MessageType::MsgAppendResponse, &before);
+    forged.index = mad.end_of_log(leader).commit + 100;
+    mad.send(
+        leader.store_id(),
+        mad.envelope(&before, leader.store_id(), forged),
+    );
+    wait("a refusal", || {
+        leader.stats().refused.get("response").copied()
+    });
+    assert_eq!(leader.region(1).unwrap(), before);
+    cluster.put("a", "4");
+}
+
+#[test]
 fn envelopes_that_lie_are_refused_before_anything_is_touched() {
     type Forge = fn(&mut PeerMessage);
     let cases: [(&str, Forge); 6] = [
