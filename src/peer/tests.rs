@@ -325,8 +325,8 @@ fn rule_23_a_snapshot_waits_until_everything_before_it_is_written_and_applied() 
 fn rule_24_a_peer_that_installs_a_snapshot_neither_ticks_nor_steps() {
     let mut rig = Rig::new();
     rig.hear(snapshot(&rig, 50));
-    let message = rig.peer.snapshot_to_install().expect("it may");
-    let begun = rig.peer.install(message, AppBatch::default(), &mut rig.out);
+    let offered = rig.peer.snapshot_to_install().expect("it may");
+    let begun = rig.peer.install(offered, AppBatch::default(), &mut rig.out);
     begun.expect("begun");
     assert!(matches!(rig.peer.stage(), Stage::Installing(_)));
     assert!(matches!(rig.out.slow[..], [SlowTask::Install(..)]));
