@@ -4,13 +4,14 @@ use std::sync::{Arc, Mutex};
 
 use peerstore::memory::MemorySnapshots;
 use peerstore::{
-    Inbox, KeyRange, Peer, PeerBody, PeerId, PeerMessage, RaftSnapshotData, Region, RegionId,
-    RegionStatus, Result, Store, StoreMessage, Transport,
+    Inbox, KeyRange, Peer, PeerBody, PeerId, PeerMessage, RegionId, RegionStatus, Result, Store,
+    StoreMessage, Transport,
 };
 use proptest::prelude::*;
-use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 use crate::cluster::{Cluster, wait};
+use crate::forged::{Forged, by_log, by_snapshot, by_words, message};
 
 /// The third store of a cluster of three, after something else has come in its place.
 struct Mad {
@@ -113,13 +114,6 @@ impl Mad {
     }
 }
 
-fn message(kind: MessageType, status: &RegionStatus) -> Message {
-    let mut message = Message::default();
-    message.set_msg_type(kind);
-    (message.from, message.to, message.term) = (103, status.peer.0, status.term);
-    message
-}
-
 fn total(store: &Store) -> u64 {
     store.stats().refused.values().sum()
 }
@@ -132,285 +126,6 @@ fn data(store: &Store) -> Option<Vec<u8>> {
     .unwrap()
 }
 
-type Forged = Box<dyn Fn(&RegionStatus, &Message) -> Message>;
-
-/// The kind of the refusal, and what is refused; of a new leader's where only that one could say it.
-fn by_raft() -> Vec<(&'static str, &'static str, Forged)> {
-    fn new_leader(kind: MessageType, status: &RegionStatus) -> Message {
-        let mut forged = message(kind, status);
-        forged.term += 1;
-        forged
-    }
-    fn entry(term: u64, index: u64) -> Entry {
-        let mut entry = Entry::default();
-        (entry.term, entry.index) = (term, index);
-        entry
-    }
-    let mut all: Vec<(&'static str, &'static str, Forged)> = vec![
-        (
-            "commit",
-            "a heartbeat's commit beyond the log",
-            Box::new(|s, _| {
-                let mut forged = new_leader(MessageType::MsgHeartbeat, s);
-                forged.commit = 1_000_000;
-                forged
-            }),
-        ),
-        (
-            "committed",
-            "an append that contradicts what is committed",
-            Box::new(|s, end| {
-                let mut forged = new_leader(MessageType::MsgAppend, s);
-                (forged.index, forged.log_term) = (end.commit, s.term + 1);
-                forged.set_entries(vec![entry(s.term + 1, end.commit + 1)].into());
-                forged
-            }),
-        ),
-        (
-            "entries",
-            "entries with a gap",
-            Box::new(|s, end| {
-                let mut forged = new_leader(MessageType::MsgAppend, s);
-                (forged.index, forged.log_term) = (end.commit, s.term);
-                forged.set_entries(vec![entry(s.term + 1, end.commit + 2)].into());
-                forged
-            }),
-        ),
-        (
-            "entries",
-            "entries of the future",
-            Box::new(|s, end| {
-                let mut forged = new_leader(MessageType::MsgAppend, s);
-                (forged.index, forged.log_term) = (end.commit, s.term);
-                forged.set_entries(vec![entry(s.term + 9, end.commit + 1)].into());
-                forged
-            }),
-        ),
-        (
-            "entries",
-            "an entry that nobody could apply",
-            Box::new(|s, end| {
-                let mut forged = new_leader(MessageType::MsgAppend, s);
-                (forged.index, forged.log_term) = (end.commit, s.term);
-                let mut garbage = entry(s.term + 1, end.commit + 1);
-                garbage.context = vec![0xff; 9].into();
-                forged.set_entries(vec![garbage].into());
-                forged
-            }),
-        ),
-        (
-            "entries",
-            "a change of members that does not decode",
-            Box::new(|s, end| {
-                let mut forged = new_leader(MessageType::MsgAppend, s);
-                (forged.index, forged.log_term) = (end.commit, s.term);
-                let mut garbage = entry(s.term + 1, end.commit + 1);
-                garbage.set_entry_type(EntryType::EntryConfChangeV2);
-                garbage.data = vec![0xff; 9].into();
-                forged.set_entries(vec![garbage].into());
-                forged
-            }),
-        ),
-        (
-            "leader",
-            "a second leader of the term",
-            Box::new(|s, _| message(MessageType::MsgHeartbeat, s)),
-        ),
-        (
-            "leader",
-            "a second leader of the term that appends",
-            Box::new(|s, _| message(MessageType::MsgAppend, s)),
-        ),
-        (
-            "read index",
-            "a read without a question",
-            Box::new(|s, _| {
-                let mut forged = message(MessageType::MsgReadIndex, s);
-                forged.term = 0;
-                forged
-            }),
-        ),
-        (
-            "read index",
-            "a read of a term, which raft could not forward",
-            Box::new(|s, _| {
-                let mut forged = message(MessageType::MsgReadIndex, s);
-                forged.set_entries(vec![Entry::default()].into());
-                forged
-            }),
-        ),
-        (
-            "read index",
-            "an answer with two contexts",
-            Box::new(|s, _| {
-                let mut forged = message(MessageType::MsgReadIndexResp, s);
-                forged.set_entries(vec![Entry::default(), Entry::default()].into());
-                forged
-            }),
-        ),
-        (
-            "number",
-            "a term at the end",
-            Box::new(|s, _| {
-                let mut forged = message(MessageType::MsgRequestVote, s);
-                forged.term = u64::MAX;
-                forged
-            }),
-        ),
-        (
-            "number",
-            "an index at the end",
-            Box::new(|s, _| {
-                let mut forged = message(MessageType::MsgAppendResponse, s);
-                forged.index = u64::MAX;
-                forged
-            }),
-        ),
-        (
-            "number",
-            "a hint at the end",
-            Box::new(|s, _| {
-                let mut forged = message(MessageType::MsgAppendResponse, s);
-                (forged.reject, forged.reject_hint) = (true, u64::MAX);
-                forged
-            }),
-        ),
-        (
-            "number",
-            "a snapshot asked for",
-            Box::new(|s, _| {
-                let mut forged = message(MessageType::MsgAppendResponse, s);
-                (forged.reject, forged.request_snapshot) = (true, 7);
-                forged
-            }),
-        ),
-        (
-            "term",
-            "a heartbeat of no term",
-            Box::new(|s, _| {
-                let mut forged = message(MessageType::MsgHeartbeat, s);
-                forged.term = 0;
-                forged
-            }),
-        ),
-        (
-            "addressee",
-            "for another peer",
-            Box::new(|s, _| {
-                let mut forged = message(MessageType::MsgHeartbeat, s);
-                forged.to = 7;
-                forged
-            }),
-        ),
-        (
-            "sender",
-            "from another peer",
-            Box::new(|s, _| {
-                let mut forged = message(MessageType::MsgHeartbeat, s);
-                forged.from = 7;
-                forged
-            }),
-        ),
-    ];
-    for kind in [
-        MessageType::MsgHup,
-        MessageType::MsgBeat,
-        MessageType::MsgPropose,
-        MessageType::MsgUnreachable,
-        MessageType::MsgSnapStatus,
-        MessageType::MsgCheckQuorum,
-        MessageType::MsgTransferLeader,
-    ] {
-        all.push((
-            "message type",
-            "one that does not travel",
-            Box::new(move |s, _| message(kind, s)),
-        ));
-    }
-    all
-}
-
-fn snapshot(status: &RegionStatus, change: impl Fn(&mut Snapshot, &mut Region)) -> Message {
-    let mut forged = message(MessageType::MsgSnapshot, status);
-    forged.term += 1;
-    let mut region = status.region.clone();
-    let mut snapshot = Snapshot::default();
-    let meta = snapshot.mut_metadata();
-    (meta.index, meta.term) = (900, status.term);
-    meta.mut_conf_state().voters = vec![101, 102, 103];
-    change(&mut snapshot, &mut region);
-    if snapshot.data.is_empty() {
-        let data = RaftSnapshotData {
-            region,
-            file_size: 9,
-            version: 1,
-            inline_file: b"no file".to_vec(),
-            sequence: 1,
-            digest: vec![0; 32],
-        };
-        snapshot.data = prost::Message::encode_to_vec(&data).into();
-    }
-    forged.set_snapshot(snapshot);
-    forged
-}
-
-fn by_snapshot() -> Vec<(&'static str, &'static str, Forged)> {
-    vec![
-        (
-            "snapshot",
-            "of another region",
-            Box::new(|s, _| snapshot(s, |_, r| r.id = 9)),
-        ),
-        (
-            "snapshot",
-            "of an empty range",
-            Box::new(|s, _| {
-                snapshot(s, |_, r| {
-                    (r.start_key, r.end_key) = (b"d".to_vec(), b"c".to_vec())
-                })
-            }),
-        ),
-        (
-            "snapshot epoch",
-            "of an old epoch",
-            Box::new(|s, _| snapshot(s, |_, r| r.region_epoch.version = 0)),
-        ),
-        (
-            "snapshot",
-            "without voters",
-            Box::new(|s, _| {
-                snapshot(s, |snap, _| {
-                    snap.mut_metadata().mut_conf_state().voters.clear()
-                })
-            }),
-        ),
-        (
-            "snapshot",
-            "with a peer that votes and learns",
-            Box::new(|s, _| {
-                snapshot(s, |snap, _| {
-                    snap.mut_metadata().mut_conf_state().learners = vec![102]
-                })
-            }),
-        ),
-        (
-            "snapshot",
-            "at index 0",
-            Box::new(|s, _| snapshot(s, |snap, _| snap.mut_metadata().index = 0)),
-        ),
-        (
-            "snapshot",
-            "of a later term than its message",
-            Box::new(|s, _| snapshot(s, |snap, _| snap.mut_metadata().term = s.term + 7)),
-        ),
-        (
-            "snapshot",
-            "with data that does not decode",
-            Box::new(|s, _| snapshot(s, |snap, _| snap.data = vec![0xff; 40].into())),
-        ),
-    ]
-}
-
 #[test]
 fn what_raft_could_not_survive_is_refused_before_anything_is_touched() {
     let (cluster, mad, right) = cluster();
@@ -421,10 +136,11 @@ fn what_raft_could_not_survive_is_refused_before_anything_is_touched() {
         .values()
         .find(|s| s.store_id() != leader.store_id());
     for store in [leader, follower.unwrap()] {
-        for (kind, what, forge) in by_raft().into_iter().chain(by_snapshot()) {
+        let all = by_log().into_iter().chain(by_words()).chain(by_snapshot());
+        for Forged { kind, what, make } in all {
             let before = (store.region(1).unwrap(), data(store), total(store));
             let counted = store.stats().refused.get(kind).copied();
-            let forged = forge(&before.0, &end);
+            let forged = make(&before.0, &end);
             mad.send(
                 store.store_id(),
                 mad.envelope(&before.0, store.store_id(), forged),

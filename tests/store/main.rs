@@ -3,4 +3,5 @@
 mod basic;
 mod cluster;
 mod contain;
+mod forged;
 mod hostile;
