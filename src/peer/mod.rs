@@ -24,6 +24,8 @@ mod reads;
 mod ready;
 mod send;
 mod sleep;
+#[cfg(test)]
+mod tests;
 mod transfer;
 
 use std::collections::VecDeque;

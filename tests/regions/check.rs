@@ -25,6 +25,20 @@ impl World {
         panic!("{last}\n{}", self.picture());
     }
 
+    /// The same with whatever regions are led.
+    pub fn check_whatever_is_led(&mut self) -> Vec<u64> {
+        self.wait("a cluster as it should be", |world| {
+            let all = world
+                .running
+                .values()
+                .flat_map(|r| r.store.store().regions());
+            let led = all.filter(|s| s.is_leader).map(|s| s.region.id);
+            let led: BTreeSet<u64> = led.collect();
+            let led: Vec<u64> = led.into_iter().collect();
+            world.try_check(&led).is_ok().then_some(led)
+        })
+    }
+
     fn try_check(&self, expected: &[u64]) -> Found {
         let mut leaders: BTreeMap<u64, Region> = BTreeMap::new();
         for region in expected {

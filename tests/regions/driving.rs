@@ -121,11 +121,17 @@ impl World {
         );
     }
 
-    /// Merges, and waits until no store of the two has the source.
+    /// Merges, and waits until no store has the source.
     pub fn merge(&mut self, source: u64, target: u64) {
+        let stores: Vec<u64> = self.running.keys().copied().collect();
+        self.merge_on(&stores, source, target);
+    }
+
+    /// Merges, and waits until none of `stores` has the source.
+    pub fn merge_on(&mut self, stores: &[u64], source: u64, target: u64) {
         self.achieve(
             "a merge",
-            |w| w.running.keys().all(|id| w.status(*id, source).is_none()),
+            |w| stores.iter().all(|id| w.status(*id, source).is_none()),
             |w| {
                 let (from, into) = (w.leader(source)?, w.leader(target)?);
                 let of_source = w.region(source)?.peers;
@@ -138,15 +144,18 @@ impl World {
         );
     }
 
+    /// How far a store has applied a region, and dropped its log.
+    pub fn applied(&self, id: u64, region: u64) -> Option<RaftApplyState> {
+        let (app, region) = (&self.running[&id].app, RegionId(region));
+        let state = app.get(Keyspace::ApplyState, &region_key(region));
+        RaftApplyState::decode_of(region, &state.expect("read")?).ok()
+    }
+
     /// Drops all of the log that is applied at the leader.
     pub fn compact(&mut self, region: u64) {
         self.wait("a compaction", |w| {
             let leader = w.leader(region)?;
-            let state = w.running[&leader]
-                .app
-                .get(Keyspace::ApplyState, &region_key(RegionId(region)));
-            let state = RaftApplyState::decode_of(RegionId(region), &state.expect("read")?);
-            let applied = state.expect("it decodes").applied_index;
+            let applied = w.applied(leader, region)?.applied_index;
             let ticket = w.store(leader).compact(region, applied);
             w.answer(ticket)?.ok()
         });

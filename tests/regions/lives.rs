@@ -1,6 +1,6 @@
 //! The lives of regions, with a store that dies at each of their steps.
 
-use peerstore::{ChangePeer, PeerId};
+use peerstore::{ChangePeer, PeerId, RegionId};
 
 use crate::cuts::with_a_death_at_every_step;
 use crate::world::World;
@@ -56,6 +56,43 @@ fn a_merge_into_the_right_neighbour() {
         world.merge(1, right);
         world.put_all(&KEYS, "2");
         world.check(&[right]);
+    });
+}
+
+#[test]
+fn a_merge_that_loses_a_race_with_a_split_is_given_up() {
+    with_a_death_at_every_step(3, |world: &mut World| {
+        world.create_region(&[1, 2, 3]);
+        world.put_all(&KEYS, "1");
+        let right = world.split("k");
+        world.lead_from(1, 1);
+        world.lead_from(right, 1);
+        // Both are proposed before either is applied. With a death in between, either may be the first.
+        let split = world.store(1).split(1, "c");
+        let merge = world.store(1).merge(right, 1);
+        drop((world.answer(split), world.answer(merge)));
+        world.split("c");
+        world.put_all(&KEYS, "2");
+        let led = world.check_whatever_is_led();
+        assert!(led.len() == 2 || led.len() == 3, "{led:?}");
+    });
+}
+
+#[test]
+fn a_store_that_missed_a_merge_and_its_log_gets_both_by_one_snapshot() {
+    with_a_death_at_every_step(3, |world: &mut World| {
+        world.create_region(&[1, 2, 3]);
+        world.put_all(&KEYS, "1");
+        let right = world.split("k");
+        world.put_all(&KEYS, "2");
+        // The third store hears nothing of the target any more.
+        world.lose(|_, to, peer| to == 3 && peer.region == RegionId(1));
+        world.merge_on(&[1, 2], right, 1);
+        world.put_all(&["c", "p"], "3");
+        world.compact(1);
+        world.lose_nothing();
+        world.check(&[1]);
+        assert!(world.tombstones(3).contains_key(&right));
     });
 }
 

@@ -5,6 +5,7 @@
 //! is run once to count them, and then once for each of them, with a store that dies right behind it.
 
 mod check;
+mod compacting;
 mod cuts;
 mod driving;
 mod lives;

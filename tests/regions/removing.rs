@@ -56,22 +56,27 @@ fn rule_29_a_member_that_is_behind_is_not_taken_for_one_that_was_removed() {
 
 #[test]
 fn rule_29_nor_by_the_peer_that_came_in_the_place_of_another() {
-    let mut world = World::three();
-    one_region(&mut world);
-    world.network.isolate(2);
-    world.change(1, &[ChangePeer::Remove(PeerId(103))], |p| p.len() == 2);
-    world.wait("the tombstone", |w| w.tombstones(3).get(&1).copied());
-    world.network.heal();
-    // The second store hears of no change, but votes of others are counted.
-    let to_second = |to: u64| to == 2;
-    world.lose(move |_, to, peer| to_second(to) && peer.epoch.conf_ver > 3);
-    world.change(1, &[learner(303, 3)], |p| p.contains_key(&303));
+    let mut world = World::new(4, crate::site::Site::memory, None);
+    world.create_region(&[1, 2, 3, 4]);
+    world.put_all(&KEYS, "1");
+    world.lead_from(1, 1);
     world.check(&[1]);
+    world.network.isolate(2);
+    world.change(1, &[ChangePeer::Remove(PeerId(103))], |p| p.len() == 3);
+    world.wait("the tombstone", |w| w.tombstones(3).get(&1).copied());
+    world.change(1, &[learner(303, 3)], |p| p.contains_key(&303));
+    world.wait("the new one", |w| {
+        let status = w.status(3, 1)?;
+        status.region.is_initialized().then_some(())
+    });
+    // Only that store is heard, and it has another peer than the one that is asked for its vote.
+    world.network.heal();
     world.network.cut_both(1, 2);
-    world.lose_nothing();
+    world.network.cut_both(4, 2);
     world.pass(600);
     assert!(world.status(2, 1).is_some(), "{}", world.picture());
     world.network.heal();
+    world.put_all(&KEYS, "2");
     world.check(&[1]);
 }
 

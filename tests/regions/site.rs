@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use peerstore::memory::{MemoryData, MemoryLog, MemorySnapshots};
 use peerstore::{
-    ApplicationDataStorage, CompositeStorage, Config, Parts, RaftLogStorage, SteppedWorkers,
+    ApplicationDataStorage, CompositeStorage, Config, GcPolicy, Parts, RaftLogStorage,
+    SteppedWorkers,
 };
 use tempfile::TempDir;
 
@@ -84,10 +85,11 @@ impl Site {
         }
     }
 
-    pub fn open(&self, store_id: u64) -> Opened {
+    pub fn open(&self, store_id: u64, gc: GcPolicy) -> Opened {
         let config = Config {
             store_id,
             cluster_id: 7,
+            gc,
             ..Config::default()
         };
         let parts = self.parts();

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use peerstore::memory::{MemoryNetwork, MemoryPlacement, NetworkOptions};
 use peerstore::{
-    ApplicationDataStorage, KvStateMachine, PeerMessage, RaftLogStorage, Region, RegionId,
-    RegionStatus, StateMachine, SteppedStore, SteppedWorkers, Store, StoreMessage, StoreOptions,
-    StorePart,
+    ApplicationDataStorage, GcPolicy, KvStateMachine, PeerMessage, RaftLogStorage, Region,
+    RegionId, RegionStatus, StateMachine, SteppedStore, SteppedWorkers, Store, StoreMessage,
+    StoreOptions, StorePart,
 };
 
 use crate::site::{Death, Opened, Site};
@@ -46,6 +46,8 @@ pub struct World {
     rounds: u64,
     /// How often a store was opened, so that no two runs of one are alike.
     opened: u64,
+    /// When the stores that are started from now on compact their logs by themselves.
+    pub gc: GcPolicy,
     /// Parts that do nothing for now.
     pub held: Vec<(u64, StorePart)>,
     /// What was acknowledged.
@@ -68,6 +70,7 @@ impl World {
             steps: 0,
             rounds: 0,
             opened: 0,
+            gc: GcPolicy::default(),
             held: Vec::new(),
             data: BTreeMap::new(),
         };
@@ -89,7 +92,7 @@ impl World {
             workers,
             log,
             app,
-        } = self.sites[&id].open(id);
+        } = self.sites[&id].open(id, self.gc);
         let options = StoreOptions {
             placement: Some(Arc::new(self.placement.clone())),
             apply_threads: 1,
