@@ -48,7 +48,10 @@ impl World {
                 && self.nodes[at].restart_at.is_none()
             {
                 self.count("regions stopped by their state machine");
-                self.nodes[at].restart_at = Some(round + self.dice.between(5, 40));
+                self.nodes[at].restart_at = Some(round + self.dice.between(5, 60));
+            }
+            if self.nodes[at].apply_failed.load(Ordering::Relaxed) && self.dice.happens(100) {
+                self.destroy_stopped();
             }
             if self.nodes[at].restart_at.is_some_and(|r| r <= round) {
                 if self.nodes[at].running.is_some() {
@@ -64,6 +67,7 @@ impl World {
         if self.nodes[at].running.is_none() {
             return;
         }
+        self.count_work(at);
         let node = &mut self.nodes[at];
         let (log, data) = (node.log.unsynced(), node.data.unsynced());
         node.kill(power, &mut self.dice);

@@ -46,6 +46,9 @@ impl World {
             self.work_off()?;
             self.hear_answers();
             self.hear_operator();
+            if self.round.is_multiple_of(10) {
+                self.repair();
+            }
             if !self.round.is_multiple_of(5) || self.is_calling() {
                 continue;
             }

@@ -36,6 +36,7 @@ impl World {
         let Some((at, status)) = self.some_leader() else {
             return;
         };
+        self.repair();
         match self.dice.below(20) {
             0..=3 => self.split(at, &status.region),
             4..=8 => self.merge(at, &status.region),
@@ -110,6 +111,10 @@ impl World {
             return;
         };
         let target = neighbour.region;
+        // What is not on a store cannot be taken in there.
+        if self.wounded.contains_key(&region.id) || self.wounded.contains_key(&target.id) {
+            return;
+        }
         let changes = moves_to(region, &target, &mut || self.next_id());
         if changes.is_empty() {
             let Some(store) = self.nodes[at].store() else {
@@ -176,7 +181,7 @@ impl World {
     }
 
     pub fn change(&mut self, at: usize, region: &Region, changes: Vec<ChangePeer>) {
-        if self.wounded.contains(&region.id) {
+        if self.wounded.contains_key(&region.id) {
             return;
         }
         let kind = match changes.len() {
@@ -210,10 +215,6 @@ impl World {
             self.ask("compactions", format!("{id}"), ticket);
         }
     }
-
-    /// A region that its state machine has stopped makes way for a new peer, if nothing else is wrong
-    /// with it. The others of its region then remove it.
-    fn destroy_stopped(&mut self) {}
 }
 
 /// What brings the peers of `region` to where those of `target` are.

@@ -1,6 +1,6 @@
 //! Some stores, their network and their clients on one thread: a seed decides who does what next.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -33,8 +33,8 @@ pub struct World {
     pub checks: Checks,
     pub trace: Arc<Mutex<Trace>>,
     pub round: u64,
-    /// Regions of which a replica is gone for good: nobody else is taken out of them.
-    pub wounded: BTreeSet<u64>,
+    /// Regions of which this peer is gone for good: nobody else is taken out of them.
+    pub wounded: BTreeMap<u64, u64>,
     /// A part of a node that is slow for a while.
     pub slow: Option<(usize, Part, u64)>,
     pub network_bad_until: u64,
@@ -81,7 +81,7 @@ impl World {
             checks,
             trace,
             round: 0,
-            wounded: BTreeSet::new(),
+            wounded: BTreeMap::new(),
             slow: None,
             network_bad_until: 0,
             config,
@@ -114,6 +114,9 @@ impl World {
             self.go_round()?;
         }
         self.heal()?;
+        for at in 0..self.nodes.len() {
+            self.count_work(at);
+        }
         let traffic = self.network.total();
         let mut trace = self.trace.lock().unwrap();
         trace.add("messages lost", traffic.lost);
@@ -175,6 +178,16 @@ impl World {
         Ok(())
     }
 
+    /// Counts what a store has done in its life.
+    pub fn count_work(&self, at: usize) {
+        if let Some(store) = self.nodes[at].store() {
+            let stats = store.stats();
+            let mut trace = self.trace.lock().unwrap();
+            trace.add("snapshots installed", stats.snapshots_installed);
+            trace.add("snapshots sent", stats.snapshots_sent);
+        }
+    }
+
     /// Lets time go by: here and there it stands still.
     pub fn tick(&mut self, per_mille: u64) -> Checked {
         self.network.tick();
@@ -233,6 +246,9 @@ impl World {
         };
         if !running.step(part) {
             return Ok(false);
+        }
+        if part == Part::Store(peerstore::StorePart::Split) {
+            self.count("splits by size");
         }
         let id = self.nodes[at].id;
         let (log, data) = (&self.nodes[at].log, &self.nodes[at].data);
