@@ -41,7 +41,7 @@ impl World {
             self.network.set_options(self.calm.clone());
             self.note("the network is well again".into());
         }
-        self.slow = self.slow.filter(|(_, _, until)| *until > round);
+        self.slow.retain(|(_, _, until)| *until > round);
         for at in 0..self.nodes.len() {
             // What a broken disk or a stopped region needs is a restart.
             if self.nodes[at].apply_failed.load(Ordering::Relaxed)
@@ -104,6 +104,11 @@ impl World {
         let id = self.nodes[at].id;
         self.network.isolate(id);
         self.some_time();
+        // With a slow clock it believes for long that it leads.
+        if self.dice.happens(600) {
+            self.nodes[at].slow_clock_until = self.network_bad_until;
+            self.count("slow clocks");
+        }
         self.note(format!("store {id} alone"));
         self.count("isolations");
     }
@@ -166,7 +171,14 @@ impl World {
             return;
         };
         let until = self.round + self.dice.between(5, 50);
-        self.slow = Some((at, part, until));
+        self.slow.push((at, part, until));
+        if self.dice.happens(500) {
+            // All but one, so that one is ahead of a majority.
+            let others = (0..self.nodes.len()).filter(|other| *other != at);
+            let first = self.dice.below(self.nodes.len());
+            let others = others.filter(|other| *other != first);
+            self.slow.extend(others.map(|other| (other, part, until)));
+        }
         let id = self.nodes[at].id;
         self.note(format!("store {id}: {part:?} is slow until {until}"));
         self.count("slow parts");

@@ -95,7 +95,7 @@ fn number(name: &str) -> Option<u64> {
 fn every_seed_is_safe_and_heals() {
     let seeds = match number("PEERSTORE_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("PEERSTORE_SEEDS").unwrap_or(300),
+        None => 0..number("PEERSTORE_SEEDS").unwrap_or(500),
     };
     let failures_max = number("PEERSTORE_FAILURES").unwrap_or(1) as usize;
     let (counts, failures) = live_all(seeds.clone(), Flaw::None, failures_max);

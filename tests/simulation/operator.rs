@@ -160,12 +160,12 @@ impl World {
                 vec![ChangePeer::AddVoter { peer, store }]
             }
             (_, _, Some(learner)) => vec![ChangePeer::Remove(PeerId(learner.id))],
-            (3, Some(store), _) if voters.len() > 1 => {
+            (3, Some(store), _) => {
                 let comes = ChangePeer::AddVoter { peer: id, store };
                 some_voter.into_iter().chain([comes]).collect()
             }
             _ if voters.len() > 3 => some_voter.into_iter().collect(),
-            (4, ..) if voters.len() > 2 => {
+            (4, ..) if voters.len() > 3 => {
                 let voter = self.dice.pick(&voters);
                 let learns = |p: peerstore::Peer| ChangePeer::AddLearner {
                     peer: PeerId(p.id),
@@ -182,6 +182,12 @@ impl World {
 
     pub fn change(&mut self, at: usize, region: &Region, changes: Vec<ChangePeer>) {
         if self.wounded.contains_key(&region.id) {
+            return;
+        }
+        // Of two voters none may go: when the one that stays is not told in time that this is committed,
+        // it asks for the vote of the other for ever.
+        let voters = region.peers.iter().filter(|p| p.role() == PeerRole::Voter);
+        if voters.count() < 3 && !matches!(changes[..], [ChangePeer::AddVoter { .. }]) {
             return;
         }
         let kind = match changes.len() {

@@ -35,8 +35,8 @@ pub struct World {
     pub round: u64,
     /// Regions of which this peer is gone for good: nobody else is taken out of them.
     pub wounded: BTreeMap<u64, u64>,
-    /// A part of a node that is slow for a while.
-    pub slow: Option<(usize, Part, u64)>,
+    /// Parts of nodes that are slow until some round.
+    pub slow: Vec<(usize, Part, u64)>,
     pub network_bad_until: u64,
     config: Config,
     options: StoreOptions,
@@ -82,7 +82,7 @@ impl World {
             trace,
             round: 0,
             wounded: BTreeMap::new(),
-            slow: None,
+            slow: Vec::new(),
             network_bad_until: 0,
             config,
             options,
@@ -192,6 +192,10 @@ impl World {
     pub fn tick(&mut self, per_mille: u64) -> Checked {
         self.network.tick();
         for at in 0..self.nodes.len() {
+            let per_mille = match self.nodes[at].slow_clock_until > self.round {
+                true => per_mille / 10,
+                false => per_mille,
+            };
             let ticks = self.dice.happens(per_mille) && self.nodes[at].paused_until <= self.round;
             if let Some(running) = self.nodes[at].running.as_mut().filter(|_| ticks) {
                 running.workers.advance_clock(Duration::from_millis(100));
@@ -216,7 +220,7 @@ impl World {
         let Some(part) = self.dice.pick(&running.parts) else {
             return Ok(());
         };
-        let is_slow = self.slow.is_some_and(|(n, p, _)| n == at && p == part);
+        let is_slow = self.slow.iter().any(|(n, p, _)| *n == at && *p == part);
         if is_slow && !self.dice.happens(20) {
             return Ok(());
         }
