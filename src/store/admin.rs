@@ -157,6 +157,9 @@ impl StoreCore {
         for comer in &change.peers {
             peer.learn(*comer);
         }
+        if !peer.may_leave_lead(&conf_change, entry.index) {
+            return Ok(Change::Wait);
+        }
         let conf_state = match peer.raft_mut().apply_conf_change(&conf_change) {
             Ok(conf_state) => conf_state,
             Err(error) => return Ok(Change::Refused(refused(region, &error.to_string()))),

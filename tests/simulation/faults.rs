@@ -41,14 +41,17 @@ impl World {
             self.network.set_options(self.calm.clone());
             self.note("the network is well again".into());
         }
-        self.slow = self.slow.filter(|(_, _, until)| *until > round);
+        self.slow.retain(|(_, _, until)| *until > round);
         for at in 0..self.nodes.len() {
             // What a broken disk or a stopped region needs is a restart.
             if self.nodes[at].apply_failed.load(Ordering::Relaxed)
                 && self.nodes[at].restart_at.is_none()
             {
                 self.count("regions stopped by their state machine");
-                self.nodes[at].restart_at = Some(round + self.dice.between(5, 40));
+                self.nodes[at].restart_at = Some(round + self.dice.between(5, 60));
+            }
+            if self.nodes[at].apply_failed.load(Ordering::Relaxed) && self.dice.happens(100) {
+                self.destroy_stopped();
             }
             if self.nodes[at].restart_at.is_some_and(|r| r <= round) {
                 if self.nodes[at].running.is_some() {
@@ -64,6 +67,7 @@ impl World {
         if self.nodes[at].running.is_none() {
             return;
         }
+        self.count_work(at);
         let node = &mut self.nodes[at];
         let (log, data) = (node.log.unsynced(), node.data.unsynced());
         node.kill(power, &mut self.dice);
@@ -100,6 +104,11 @@ impl World {
         let id = self.nodes[at].id;
         self.network.isolate(id);
         self.some_time();
+        // With a slow clock it believes for long that it leads.
+        if self.dice.happens(600) {
+            self.nodes[at].slow_clock_until = self.network_bad_until;
+            self.count("slow clocks");
+        }
         self.note(format!("store {id} alone"));
         self.count("isolations");
     }
@@ -162,7 +171,14 @@ impl World {
             return;
         };
         let until = self.round + self.dice.between(5, 50);
-        self.slow = Some((at, part, until));
+        self.slow.push((at, part, until));
+        if self.dice.happens(500) {
+            // All but one, so that one is ahead of a majority.
+            let others = (0..self.nodes.len()).filter(|other| *other != at);
+            let first = self.dice.below(self.nodes.len());
+            let others = others.filter(|other| *other != first);
+            self.slow.extend(others.map(|other| (other, part, until)));
+        }
         let id = self.nodes[at].id;
         self.note(format!("store {id}: {part:?} is slow until {until}"));
         self.count("slow parts");

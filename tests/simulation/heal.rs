@@ -18,10 +18,10 @@ impl World {
         self.note("no more faults".into());
         self.network.heal();
         self.network.set_options(NetworkOptions::default());
-        self.slow = None;
+        self.slow.clear();
         for at in 0..self.nodes.len() {
             let node = &mut self.nodes[at];
-            node.paused_until = 0;
+            (node.paused_until, node.slow_clock_until) = (0, 0);
             node.apply_fails
                 .store(false, std::sync::atomic::Ordering::Relaxed);
             let is_broken =
@@ -46,6 +46,9 @@ impl World {
             self.work_off()?;
             self.hear_answers();
             self.hear_operator();
+            if self.round.is_multiple_of(10) {
+                self.repair();
+            }
             if !self.round.is_multiple_of(5) || self.is_calling() {
                 continue;
             }

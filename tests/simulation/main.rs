@@ -16,6 +16,7 @@ mod node;
 mod operator;
 mod trace;
 mod world;
+mod wounds;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -94,7 +95,7 @@ fn number(name: &str) -> Option<u64> {
 fn every_seed_is_safe_and_heals() {
     let seeds = match number("PEERSTORE_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("PEERSTORE_SEEDS").unwrap_or(300),
+        None => 0..number("PEERSTORE_SEEDS").unwrap_or(500),
     };
     let failures_max = number("PEERSTORE_FAILURES").unwrap_or(1) as usize;
     let (counts, failures) = live_all(seeds.clone(), Flaw::None, failures_max);
@@ -114,7 +115,37 @@ fn every_seed_is_safe_and_heals() {
 
 /// A simulation in which nothing happens finds nothing.
 fn check_floors(counts: &Counts) {
-    let floors = [("kills", 200), ("power cuts", 400)];
+    let floors = [
+        ("answers", 15_000),
+        ("calls uncertain", 800),
+        ("campaigns", 100),
+        ("compactions", 100),
+        ("cuts both ways", 150),
+        ("cuts one way", 150),
+        ("isolations", 150),
+        ("bursts", 150),
+        ("pauses", 150),
+        ("slow parts", 300),
+        ("kills", 300),
+        ("power cuts", 1500),
+        ("power cuts of everything", 150),
+        ("log writes failed", 150),
+        ("data writes failed", 150),
+        ("regions stopped by their state machine", 100),
+        ("destroys", 5),
+        ("simple changes", 400),
+        ("joint changes", 60),
+        ("transfers", 300),
+        ("splits", 300),
+        ("splits by size", 100),
+        ("merges", 100),
+        ("snapshots installed", 300),
+        ("messages lost", 10_000),
+        ("messages cut", 15_000),
+        ("messages doubled", 5_000),
+        ("messages reordered", 50_000),
+        ("replicas compared", 30_000),
+    ];
     for (kind, floor) in floors {
         let count = counts.get(kind).copied().unwrap_or(0);
         assert!(count >= floor, "{kind}: {count}, expected at least {floor}");

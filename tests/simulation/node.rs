@@ -37,6 +37,8 @@ pub struct Node {
     flaw: Flaw,
     /// Until this round it is not given any time.
     pub paused_until: u64,
+    /// Until this round its clock lags behind the others'.
+    pub slow_clock_until: u64,
     /// When it is to be started, or restarted because it is broken.
     pub restart_at: Option<u64>,
     /// A fault of its disk was asked for: whatever it says of itself now is no wonder.
@@ -58,6 +60,7 @@ impl Node {
             runs: 0,
             flaw,
             paused_until: 0,
+            slow_clock_until: 0,
             restart_at: None,
             faulty: false,
             apply_fails: Arc::default(),

@@ -36,6 +36,7 @@ impl World {
         let Some((at, status)) = self.some_leader() else {
             return;
         };
+        self.repair();
         match self.dice.below(20) {
             0..=3 => self.split(at, &status.region),
             4..=8 => self.merge(at, &status.region),
@@ -110,6 +111,10 @@ impl World {
             return;
         };
         let target = neighbour.region;
+        // What is not on a store cannot be taken in there.
+        if self.wounded.contains_key(&region.id) || self.wounded.contains_key(&target.id) {
+            return;
+        }
         let changes = moves_to(region, &target, &mut || self.next_id());
         if changes.is_empty() {
             let Some(store) = self.nodes[at].store() else {
@@ -155,12 +160,12 @@ impl World {
                 vec![ChangePeer::AddVoter { peer, store }]
             }
             (_, _, Some(learner)) => vec![ChangePeer::Remove(PeerId(learner.id))],
-            (3, Some(store), _) if voters.len() > 1 => {
+            (3, Some(store), _) => {
                 let comes = ChangePeer::AddVoter { peer: id, store };
                 some_voter.into_iter().chain([comes]).collect()
             }
             _ if voters.len() > 3 => some_voter.into_iter().collect(),
-            (4, ..) if voters.len() > 2 => {
+            (4, ..) if voters.len() > 3 => {
                 let voter = self.dice.pick(&voters);
                 let learns = |p: peerstore::Peer| ChangePeer::AddLearner {
                     peer: PeerId(p.id),
@@ -176,7 +181,13 @@ impl World {
     }
 
     pub fn change(&mut self, at: usize, region: &Region, changes: Vec<ChangePeer>) {
-        if self.wounded.contains(&region.id) {
+        if self.wounded.contains_key(&region.id) {
+            return;
+        }
+        // Of two voters none may go: when the one that stays is not told in time that this is committed,
+        // it asks for the vote of the other for ever.
+        let voters = region.peers.iter().filter(|p| p.role() == PeerRole::Voter);
+        if voters.count() < 3 && !matches!(changes[..], [ChangePeer::AddVoter { .. }]) {
             return;
         }
         let kind = match changes.len() {
@@ -210,10 +221,6 @@ impl World {
             self.ask("compactions", format!("{id}"), ticket);
         }
     }
-
-    /// A region that its state machine has stopped makes way for a new peer, if nothing else is wrong
-    /// with it. The others of its region then remove it.
-    fn destroy_stopped(&mut self) {}
 }
 
 /// What brings the peers of `region` to where those of `target` are.

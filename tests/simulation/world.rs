@@ -1,6 +1,6 @@
 //! Some stores, their network and their clients on one thread: a seed decides who does what next.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -33,10 +33,10 @@ pub struct World {
     pub checks: Checks,
     pub trace: Arc<Mutex<Trace>>,
     pub round: u64,
-    /// Regions of which a replica is gone for good: nobody else is taken out of them.
-    pub wounded: BTreeSet<u64>,
-    /// A part of a node that is slow for a while.
-    pub slow: Option<(usize, Part, u64)>,
+    /// Regions of which this peer is gone for good: nobody else is taken out of them.
+    pub wounded: BTreeMap<u64, u64>,
+    /// Parts of nodes that are slow until some round.
+    pub slow: Vec<(usize, Part, u64)>,
     pub network_bad_until: u64,
     config: Config,
     options: StoreOptions,
@@ -81,8 +81,8 @@ impl World {
             checks,
             trace,
             round: 0,
-            wounded: BTreeSet::new(),
-            slow: None,
+            wounded: BTreeMap::new(),
+            slow: Vec::new(),
             network_bad_until: 0,
             config,
             options,
@@ -114,6 +114,9 @@ impl World {
             self.go_round()?;
         }
         self.heal()?;
+        for at in 0..self.nodes.len() {
+            self.count_work(at);
+        }
         let traffic = self.network.total();
         let mut trace = self.trace.lock().unwrap();
         trace.add("messages lost", traffic.lost);
@@ -175,10 +178,24 @@ impl World {
         Ok(())
     }
 
+    /// Counts what a store has done in its life.
+    pub fn count_work(&self, at: usize) {
+        if let Some(store) = self.nodes[at].store() {
+            let stats = store.stats();
+            let mut trace = self.trace.lock().unwrap();
+            trace.add("snapshots installed", stats.snapshots_installed);
+            trace.add("snapshots sent", stats.snapshots_sent);
+        }
+    }
+
     /// Lets time go by: here and there it stands still.
     pub fn tick(&mut self, per_mille: u64) -> Checked {
         self.network.tick();
         for at in 0..self.nodes.len() {
+            let per_mille = match self.nodes[at].slow_clock_until > self.round {
+                true => per_mille / 10,
+                false => per_mille,
+            };
             let ticks = self.dice.happens(per_mille) && self.nodes[at].paused_until <= self.round;
             if let Some(running) = self.nodes[at].running.as_mut().filter(|_| ticks) {
                 running.workers.advance_clock(Duration::from_millis(100));
@@ -203,7 +220,7 @@ impl World {
         let Some(part) = self.dice.pick(&running.parts) else {
             return Ok(());
         };
-        let is_slow = self.slow.is_some_and(|(n, p, _)| n == at && p == part);
+        let is_slow = self.slow.iter().any(|(n, p, _)| *n == at && *p == part);
         if is_slow && !self.dice.happens(20) {
             return Ok(());
         }
@@ -233,6 +250,9 @@ impl World {
         };
         if !running.step(part) {
             return Ok(false);
+        }
+        if part == Part::Store(peerstore::StorePart::Split) {
+            self.count("splits by size");
         }
         let id = self.nodes[at].id;
         let (log, data) = (&self.nodes[at].log, &self.nodes[at].data);
