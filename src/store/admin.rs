@@ -19,12 +19,12 @@ use crate::command::{
 };
 use crate::error::{Error, Result};
 use crate::peer::{AdminEntry, Stage};
-use crate::peer_storage::{Leaves, NewRegion};
+use crate::peer_storage::{DestroyTask, Leaves, NewRegion};
 use crate::proto::{Peer, PeerRole, PeerState, Region, RegionLocalState};
 use crate::raft_log::LogBatch;
 use crate::ticket::Completer;
 use crate::types::{KeyRange, LogPosition, PeerId, RegionId};
-use crate::workers::{AdminWork, NewPeer, PeerKey};
+use crate::workers::{AdminWork, ApplyTask, ApplyWork, NewPeer, PeerKey};
 
 /// The number under which the log of a split's new regions is reported durable. Readies begin at 1.
 pub const SPLIT_LOG: u64 = 0;
@@ -298,9 +298,9 @@ impl StoreCore {
         if absorbed.is_some()
             && let Some(peer) = self.peers.remove(&id)
         {
-            self.out.apply.push(crate::workers::ApplyTask {
+            self.out.apply.push(ApplyTask {
                 peer: peer.key(),
-                work: crate::workers::ApplyWork::End,
+                work: ApplyWork::End,
             });
         }
         let engines = self.node.engines();
@@ -411,12 +411,12 @@ impl StoreCore {
         request: AdminRequest,
         done: Completer<Region>,
     ) {
-        let Some(peer) = self.peers.get(&region) else {
-            return done.answer(Err(Error::RegionNotFound { region }));
-        };
         if let AdminRequest::Destroy = request {
             return self.destroy(region, done);
         }
+        let Some(peer) = self.peers.get(&region) else {
+            return done.answer(Err(Error::RegionNotFound { region }));
+        };
         if let AdminRequest::Campaign = request {
             return self.campaign(region, done);
         }
@@ -480,6 +480,11 @@ impl StoreCore {
         let Some(peer) = self.peers.get(&region) else {
             return;
         };
+        // Its last messages might be lost, and the others would need the vote of a peer that is gone.
+        if changes.contains(&ChangePeer::Remove(peer.id())) {
+            let reason = "it leads the region; transfer the leadership first, and ask there";
+            return done.answer(Err(refused(region, reason)));
+        }
         match super::change::conf_change(peer.region(), changes) {
             Ok((change, comers)) => self.with_peer(region, |peer, _| {
                 let command = AdminCommand::ChangePeers(ChangePeers { peers: comers });
@@ -503,8 +508,30 @@ impl StoreCore {
                 self.leaving.entry(region).or_default().push((done, shown));
                 self.leave(region);
             }
-            None => done.answer(Err(Error::RegionNotFound { region })),
+            None => match DestroyTask::of_stored(self.node.engines(), region) {
+                Ok(task) if !self.is_busy(region) => self.destroy_unopened(region, task, done),
+                Ok(_) => done.answer(Err(Error::RegionOpen { region })),
+                Err(error) => done.answer(Err(error)),
+            },
         }
+    }
+
+    /// The same for a region that could not be opened.
+    fn destroy_unopened(&mut self, region: RegionId, task: DestroyTask, done: Completer<Region>) {
+        let key = PeerKey {
+            region,
+            incarnation: 0,
+        };
+        let tombstone = task.tombstone().clone();
+        let shown = tombstone.region.clone();
+        self.leaving.entry(region).or_default().push((done, shown));
+        self.tombstones.insert(region, tombstone);
+        self.closed.insert(region, key);
+        self.out.changed.push(key);
+        self.out.apply.push(ApplyTask {
+            peer: key,
+            work: ApplyWork::Destroy(Box::new(task)),
+        });
     }
 }
 

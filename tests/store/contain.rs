@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use peerstore::keys::region_key;
 use peerstore::{
-    AppBatch, ApplyBatch, CompositeStorage, Config, Durability, Error, KeyRange, Keyspace,
-    KvCommand, KvStateMachine, LogBatch, PeerId, RaftLocalState, Region, RegionId, RegionStage,
-    Result, StateMachine, Store, StoreOptions,
+    AppBatch, ApplyBatch, ChangePeer, CompositeStorage, Config, Durability, Error, KeyRange,
+    Keyspace, KvCommand, KvStateMachine, LogBatch, PeerId, RaftLocalState, Region, RegionId,
+    RegionStage, Result, StateMachine, Store, StoreOptions,
 };
 use raft::eraftpb::Entry;
 
@@ -138,6 +138,45 @@ fn a_region_that_cannot_be_opened_is_shown_and_the_others_serve() {
     assert_eq!(store.stats().regions_stopped, 4);
     let told = store.propose(3, "x").wait(PATIENCE);
     assert!(told.is_err());
+    removed_and_replaced(store);
+}
+
+/// An operator can end what could not be opened, unless not even its range can be read; its keys are free
+/// then, and its peer's id is not.
+fn removed_and_replaced(store: &Store) {
+    let unreadable = store.destroy(3).wait(PATIENCE).unwrap_err();
+    assert!(
+        matches!(unreadable, Error::Corruption { .. }),
+        "{unreadable}"
+    );
+    for region in [7, 11, 20] {
+        store.destroy(region).wait(PATIENCE).unwrap();
+        assert_eq!(store.region(region), None);
+        let name = |region: u64| format!("{region:02}");
+        let range = KeyRange::new(name(region), name(region + 1));
+        let again = |peer| Region::with_voters(region, range.clone(), [(PeerId(peer), 1)]);
+        let refused = store.create_region(&again(100 + region)).unwrap_err();
+        assert!(
+            matches!(refused, Error::RegionTombstone { .. }),
+            "{refused}"
+        );
+        store.create_region(&again(200 + region)).unwrap();
+        store.wait_for_leader(region, PATIENCE).unwrap();
+        let reader = store.read(region).wait(PATIENCE).unwrap();
+        assert_eq!(reader.get(name(region).as_bytes()).unwrap(), None);
+    }
+}
+
+#[test]
+fn a_leader_does_not_remove_itself() {
+    let cluster = Cluster::new(3);
+    cluster.create_region();
+    let leader = cluster.leader(1);
+    let own = leader.region(1).unwrap().peer;
+    let refused = leader
+        .change_peers(1, [ChangePeer::Remove(own)])
+        .wait(PATIENCE);
+    assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
 }
 
 #[test]

@@ -96,8 +96,23 @@ pub fn by_log() -> Vec<Forged> {
 
 /// What contradicts itself, or is not for others to say.
 pub fn by_words() -> Vec<Forged> {
+    let local = [
+        MessageType::MsgHup,
+        MessageType::MsgBeat,
+        MessageType::MsgPropose,
+        MessageType::MsgUnreachable,
+        MessageType::MsgSnapStatus,
+        MessageType::MsgCheckQuorum,
+        MessageType::MsgTransferLeader,
+    ];
+    let local = local.map(|of| with("message type", "what does not travel", of, |_| {}));
+    let all = by_role().into_iter().chain(by_number()).chain(by_name());
+    all.chain(local).collect()
+}
+
+fn by_role() -> Vec<Forged> {
     let question = || vec![Entry::default()];
-    let mut all = vec![
+    vec![
         with(
             "leader",
             "a second leader",
@@ -132,6 +147,11 @@ pub fn by_words() -> Vec<Forged> {
                 m.set_entries(vec![Entry::default(); 2].into());
             },
         ),
+    ]
+}
+
+fn by_number() -> Vec<Forged> {
+    vec![
         with(
             "number",
             "a term at the end",
@@ -168,6 +188,11 @@ pub fn by_words() -> Vec<Forged> {
             MessageType::MsgHeartbeat,
             |m| m.term = 0,
         ),
+    ]
+}
+
+fn by_name() -> Vec<Forged> {
+    vec![
         with(
             "addressee",
             "for another peer",
@@ -180,18 +205,7 @@ pub fn by_words() -> Vec<Forged> {
             MessageType::MsgHeartbeat,
             |m| m.from = 7,
         ),
-    ];
-    let local = [
-        MessageType::MsgHup,
-        MessageType::MsgBeat,
-        MessageType::MsgPropose,
-        MessageType::MsgUnreachable,
-        MessageType::MsgSnapStatus,
-        MessageType::MsgCheckQuorum,
-        MessageType::MsgTransferLeader,
-    ];
-    all.extend(local.map(|of| with("message type", "what does not travel", of, |_| {})));
-    all
+    ]
 }
 
 /// A snapshot of a new leader, which is what `change` makes of a good one.
