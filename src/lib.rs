@@ -116,6 +116,7 @@ mod fs;
 pub mod keys;
 mod kv;
 mod logger;
+mod mailbox;
 pub mod memory;
 mod node_dir;
 mod peer;

@@ -257,7 +257,7 @@ impl Store {
 impl Handle {
     /// To the raft thread. What it carries answers for itself if nobody is there.
     pub fn send(&self, message: StoreMsg) {
-        let _ = self.messages.send(message);
+        self.messages.send(message);
     }
 
     pub fn region(&self, region: RegionId) -> Option<RegionStatus> {

@@ -8,8 +8,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crossbeam_channel::Sender;
-
 use super::admin::AdminInFlight;
 use super::lifecycle::Opening;
 use super::liveness::Liveness;
@@ -19,6 +17,7 @@ use super::shared::{RegionStage, RegionStatus, Shared, count};
 use super::{Run, StoreOptions, Tombstones};
 use crate::composite::CompositeStorage;
 use crate::error::{Error, Result, catch_panic};
+use crate::mailbox::Sender;
 use crate::peer::{Outbox, Peer, PeerOptions, Stage};
 use crate::peer_storage::PeerStorage;
 use crate::proto::Region;
@@ -428,15 +427,15 @@ impl StoreCore {
             count(&self.shared.counts.write_tasks);
             let readies = task.readies.len() as u64;
             (self.shared.counts.readies).fetch_add(readies, std::sync::atomic::Ordering::Relaxed);
-            let _ = self.tasks.write.send(task);
+            self.tasks.write.send(task);
         }
-        for task in self.out.apply.drain(..) {
-            let worker = (task.peer.region.0 % self.tasks.apply.len() as u64) as usize;
-            let _ = self.tasks.apply[worker].send(task);
+        // All of a worker's tasks at once: it is woken once, and writes once.
+        let workers = self.tasks.apply.len() as u64;
+        for (number, worker) in (0..).zip(&self.tasks.apply) {
+            let own = |task: &mut ApplyTask| task.peer.region.0 % workers == number;
+            worker.send_all(self.out.apply.extract_if(.., own).collect());
         }
-        for task in self.out.slow.drain(..) {
-            let _ = self.tasks.slow.send(task);
-        }
+        self.tasks.slow.send_all(std::mem::take(&mut self.out.slow));
     }
 
     /// Takes a peer in.

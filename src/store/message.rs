@@ -1,7 +1,5 @@
 //! Everything that reaches the raft thread, by one channel. Uses: ticket, transport, workers.
 
-use crossbeam_channel::Sender;
-
 use super::ChangePeer;
 use super::core::StoreCore;
 use crate::error::Result;
@@ -28,7 +26,7 @@ pub enum StoreMsg {
     /// The snapshot for the peer has arrived, or will not.
     SnapshotSent(RegionId, PeerId, bool),
     /// Another store asks whether its snapshot is wanted.
-    Offer(u64, Box<PeerMessage>, Sender<Result<()>>),
+    Offer(u64, Box<PeerMessage>, crossbeam_channel::Sender<Result<()>>),
     /// A worker is done.
     Done(Done),
     /// Looks at the store or changes it, between two other messages.

@@ -144,9 +144,9 @@ impl SteppedStore {
     }
 
     fn step_raft(&mut self) -> bool {
-        let mut any = false;
-        while let Ok(message) = self.assembly.messages.try_recv() {
-            any = true;
+        let mut waiting = Vec::new();
+        let any = self.assembly.messages.try_receive(&mut waiting);
+        for message in waiting {
             self.assembly.core.handle(message);
         }
         self.assembly.core.flush();

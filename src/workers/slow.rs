@@ -4,11 +4,10 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crossbeam_channel::Receiver;
-
 use super::task::{Done, DoneSender, NewPeer, SlowTask, SplitCheck};
 use crate::app_store::Keyspace;
 use crate::error::{Result, catch_panic};
+use crate::mailbox::{Received, Receiver};
 use crate::peer_storage::{Engines, PeerStorage};
 
 /// More is not read for the cache of a peer that is about to lead.
@@ -33,15 +32,22 @@ impl SlowWorker {
 
     /// Works until every sender is gone.
     pub fn run(self) {
-        for task in &self.tasks {
-            (self.done)(self.work(task));
+        let mut tasks = Vec::new();
+        while self.tasks.receive(&mut tasks, None) == Received::Some {
+            for task in tasks.drain(..) {
+                (self.done)(self.work(task));
+            }
         }
     }
 
-    /// Does one task; whether there was one.
+    /// Does what waits; whether there was anything.
     pub fn step(&self) -> bool {
-        let task = self.tasks.try_recv();
-        task.map(|task| (self.done)(self.work(task))).is_ok()
+        let mut tasks = Vec::new();
+        let any = self.tasks.try_receive(&mut tasks);
+        for task in tasks {
+            (self.done)(self.work(task));
+        }
+        any
     }
 
     fn work(&self, task: SlowTask) -> Done {
