@@ -20,10 +20,10 @@ test: ## every test with RocksDB; ARGS go to cargo test
 
 test-prost: ## every test with raft-rs's other codec
 	$(LIBCLANG) scripts/with-protoc $(CARGO) test \
-		--no-default-features --features rocksdb,prost-codec,conformance $(ARGS)
+		--no-default-features --features rocksdb,prost-codec,conformance,tls $(ARGS)
 
 test-plain: ## every test that needs no RocksDB; builds in two minutes, without libclang
-	$(CARGO) test --no-default-features --features protobuf-codec,conformance $(ARGS)
+	$(CARGO) test --no-default-features --features protobuf-codec,conformance,tls $(ARGS)
 
 soak: ## the tests with CASES (20000) random cases each: hours
 	PROPTEST_CASES=$(CASES) $(LIBCLANG) $(CARGO) test --features conformance $(ARGS)

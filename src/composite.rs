@@ -213,6 +213,14 @@ impl CompositeStorage {
     /// `RegionExists`, `RegionTombstone` unless the peer is larger than the one that was removed,
     /// `InvalidArgument` if the region cannot be, or no peer is this node's.
     pub fn create_region(&self, region: &Region) -> Result<PeerStorage> {
+        PeerStorage::create(&self.engines, region, self.own_peer(region)?)
+    }
+
+    /// The peer of `region` that is this node's.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if there is none.
+    pub(crate) fn own_peer(&self, region: &Region) -> Result<PeerId> {
         let own = match &region.peers[..] {
             [peer] => Some(peer),
             peers => peers.iter().find(|p| p.store_id == self.store_id()),
@@ -226,7 +234,7 @@ impl CompositeStorage {
                 format!("one on this store, {}", self.store_id()),
             )
         })?;
-        PeerStorage::create(&self.engines, region, PeerId(peer.id))
+        Ok(PeerId(peer.id))
     }
 
     /// Creates a peer that knows nothing but its ids, and waits for a snapshot or for entries.

@@ -6,6 +6,7 @@
 //!
 //! - [`PeerStorage`] is what you put under a [`raft::RawNode`]: one region, that is one raft group.
 //! - [`CompositeStorage`] is one node: the directory with all its regions.
+//! - [`Store`] drives every region of a node, with the other stores of its cluster.
 //!
 //! # The whole of it
 //!
@@ -57,6 +58,9 @@
 //!
 //! | you want to | look at |
 //! |---|---|
+//! | have many regions driven: elections, reads, members, splits, merges | [`Store`], which calls all of the above for you |
+//! | connect stores | [`tcp`], or a [`Transport`] and a [`Placement`] of your own |
+//! | simulate a cluster on one thread | [`SteppedStore`], [`memory::MemoryNetwork`] |
 //! | drive many regions with one fsync | [`PeerStorage::stage`], [`CompositeStorage::write_log`], [`PeerStorage::persisted`] |
 //! | keep the log short | [`PeerStorage::compact`], [`PeerStorage::compact_by_policy`], [`GcPolicy`] |
 //! | send and install snapshots | [`PeerStorage::wait_snapshot`], [`RaftSnapshotStorage::send`], [`RaftSnapshotStorage::receive`], [`SnapshotState`] |
@@ -88,6 +92,7 @@
 //! | `rocksdb` | the RocksDB log and data stores, `rocks`; without it the crate builds in two minutes, and has the memory backends and your own | yes |
 //! | `protobuf-codec` | raft-rs's messages by rust-protobuf | yes |
 //! | `prost-codec` | raft-rs's messages by prost, instead; what is on disk is the same | |
+//! | `tls` | encryption and mutual authentication between stores, by rustls | yes |
 //! | `conformance` | the suites that hold a backend to its contract, `conformance` | |
 //!
 //! Exactly one codec has to be on, the one that your program uses.

@@ -24,6 +24,8 @@ mod reads;
 mod ready;
 mod send;
 mod sleep;
+#[cfg(test)]
+mod tests;
 mod transfer;
 
 use std::collections::VecDeque;
@@ -187,6 +189,8 @@ pub struct Peer {
     role: StateRole,
     transfer: Option<Transfer>,
     preparation: Option<Preparation>,
+    // A worker has its install: nobody else may write what the region is, whatever its stage is by now.
+    installing: bool,
     merge_elsewhere: MergeElsewhere,
     // The last merge that was proposed here.
     merge_proposed: LogPosition,
@@ -235,6 +239,7 @@ impl Peer {
             role: StateRole::Follower,
             transfer: None,
             preparation: None,
+            installing: false,
             merge_elsewhere: MergeElsewhere::Unknown,
             merge_proposed: LogPosition::default(),
             compaction_proposed: 0,
@@ -325,9 +330,10 @@ impl Peer {
         }
     }
 
-    /// Stops the region: whoever waits is told why. What is on disk stays as it is.
+    /// Stops the region: whoever waits is told why. What is on disk stays as it is. One that leaves goes
+    /// on leaving: what has failed in it goes with it.
     pub fn stop(&mut self, reason: &str) {
-        if !matches!(self.stage, Stage::Stopped(_)) {
+        if !matches!(self.stage, Stage::Stopped(_) | Stage::Leaving) {
             tracing::error!(region = %self.key.region, reason, "region stopped");
             self.stage = Stage::Stopped(reason.to_owned());
         }
@@ -381,10 +387,11 @@ impl Peer {
         self.is_settled() && self.handover.is_empty()
     }
 
-    /// Whether neither the log nor the applier has anything of it, so that it can go.
+    /// Whether no worker has anything of it, so that it can go.
     pub fn is_settled(&self) -> bool {
         let applied = self.storage().applied_index();
         self.in_flight.is_empty()
+            && !self.installing
             && (self.handover.handed() == applied || self.handover.has_failed())
     }
 

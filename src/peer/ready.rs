@@ -75,19 +75,24 @@ impl Peer {
         let messages = ready.take_persisted_messages();
         let task = self.raft.mut_store().begin_install_task(&mut ready, also)?;
         out.slow.push(SlowTask::Install(self.key, Box::new(task)));
+        out.changed.push(self.key);
+        self.installing = true;
         let installing = Installing { ready, messages };
         self.stage = Stage::Installing(Box::new(installing));
         Ok(())
     }
 
-    /// The snapshot is in: raft may go on.
+    /// The snapshot is in: raft may go on. One that was told to leave meanwhile, or was stopped, knows
+    /// what it has now, and no more.
     pub fn installed(&mut self, installed: Installed, out: &mut Outbox) {
+        self.installing = false;
+        self.raft.mut_store().accept_installed(installed);
         let stage = std::mem::replace(&mut self.stage, Stage::Active);
         let Stage::Installing(installing) = stage else {
+            self.handover.restart_at(self.storage().applied_index());
             self.stage = stage;
             return;
         };
-        self.raft.mut_store().accept_installed(installed);
         let Installing { ready, messages } = *installing;
         self.send(messages, out);
         let light = self.raft.advance_append(ready);

@@ -3,7 +3,7 @@
 //!
 //! | step | what becomes durable | a crash after it |
 //! |---|---|---|
-//! | 1 | kv: Applying, the new apply state, the saved raft state | the log is wiped, then as 2 |
+//! | 1 | kv: Applying, the new apply state, the saved raft state; keys that are given up go | the log is wiped, then as 2 |
 //! | 2 | log: old entries gone, the new raft state, entries behind the snapshot | the data is imported again |
 //! | 3 | kv: the data | the same |
 //! | 4 | kv: Normal, the saved raft state gone | nothing to do |
@@ -48,10 +48,11 @@ pub(super) struct Target {
     pub hard_state: HardState,
     // Those that came behind the snapshot.
     pub entries: Vec<Entry>,
-    // What the region held and does not hold any more.
-    given_away: Vec<KeyRange>,
     // None if it leaves the data alone.
     data: Option<RaftSnapshotData>,
+    // What the region gives up: keys that a split here has not come to yet. They were this region's
+    // until now, so nobody else's, and whoever has them now brings its own.
+    given_up: Vec<KeyRange>,
     snapshot: Snapshot,
 }
 
@@ -166,8 +167,14 @@ impl PeerStorage {
         }
         check_contiguous(region, index + 1, entries)?;
         let range_and_epoch = data.as_ref().map(|data| data.region.clone());
-        let given_away = match (&range_and_epoch, self.region().is_initialized()) {
-            (Some(new), true) => without(&self.region().range(), &new.range()),
+        let given_up = match &range_and_epoch {
+            // A range becomes smaller by a split, which counts.
+            Some(next)
+                if self.region().is_initialized()
+                    && next.region_epoch.version > self.region().region_epoch.version =>
+            {
+                self.region().range().without(&next.range())
+            }
             _ => Vec::new(),
         };
         let hard_state = hard_state.unwrap_or_else(|| {
@@ -192,8 +199,8 @@ impl PeerStorage {
             },
             hard_state,
             entries: entries.to_vec(),
-            given_away,
             data,
+            given_up,
             snapshot: snapshot.clone(),
         })
     }
@@ -265,12 +272,6 @@ impl Target {
             last_index: index,
             file: install.file.map(|key| key.id.into()),
         };
-        // Nobody would ever look at it again.
-        for range in &self.given_away {
-            for keyspace in Keyspace::APPLICATION {
-                batch.delete_range(keyspace, range);
-            }
-        }
         let key = region_key(region);
         batch.put(
             Keyspace::RegionState,
@@ -279,6 +280,12 @@ impl Target {
         );
         batch.put(Keyspace::ApplyState, key, self.apply_state.encode_to_vec());
         batch.put(Keyspace::SnapshotState, key, pending.encode_to_vec());
+        // With the range: afterwards nobody would know whose they were.
+        for range in &self.given_up {
+            for keyspace in Keyspace::APPLICATION {
+                batch.delete_range(keyspace, range);
+            }
+        }
         let written = engines.app.write(&batch, engines.options.durability);
         if written.is_err() {
             engines.open_regions.doubt(region);
@@ -356,23 +363,6 @@ impl Install {
         }
         Ok(state)
     }
-}
-
-/// The keys of `old` that are not in `new`: below it and above it.
-fn without(old: &KeyRange, new: &KeyRange) -> Vec<KeyRange> {
-    let below = match old.end.is_empty() || new.start < old.end {
-        true => &new.start,
-        false => &old.end,
-    };
-    let mut rest = Vec::new();
-    if old.start < *below {
-        rest.push(KeyRange::new(old.start.clone(), below.clone()));
-    }
-    if !new.end.is_empty() && (old.end.is_empty() || new.end < old.end) {
-        let above = new.end.clone().max(old.start.clone());
-        rest.push(KeyRange::new(above, old.end.clone()));
-    }
-    rest
 }
 
 /// A file that can never be installed goes, or it would be taken for the same one when it is sent

@@ -7,23 +7,24 @@
 
 use std::sync::Arc;
 
-use protobuf::Message as _;
-use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType};
-use raft_proto::ConfChangeI;
+use raft::eraftpb::{ConfState, Entry};
 
 use super::ChangePeer;
 use super::core::StoreCore;
+use super::lifecycle::Opening;
 use super::message::AdminRequest;
 use crate::app_store::{AppBatch, Keyspace};
-use crate::command::{AdminCommand, ChangePeers, CompactLog, EntryHeader, Split, position_of};
+use crate::command::{
+    AdminCommand, ChangePeers, CompactLog, EntryHeader, Split, conf_change_of, position_of,
+};
 use crate::error::{Error, Result};
 use crate::peer::{AdminEntry, Stage};
-use crate::peer_storage::{Leaves, NewRegion};
+use crate::peer_storage::{DestroyTask, Leaves, NewRegion};
 use crate::proto::{Peer, PeerRole, PeerState, Region, RegionLocalState};
 use crate::raft_log::LogBatch;
 use crate::ticket::Completer;
 use crate::types::{KeyRange, LogPosition, PeerId, RegionId};
-use crate::workers::{AdminWork, PeerKey};
+use crate::workers::{AdminWork, ApplyTask, ApplyWork, NewPeer, PeerKey};
 
 /// The number under which the log of a split's new regions is reported durable. Readies begin at 1.
 pub const SPLIT_LOG: u64 = 0;
@@ -118,9 +119,7 @@ impl StoreCore {
             Some(AdminCommand::RollbackMerge(rollback)) => self.rollback_merge(key, rollback),
             _ if merging => Ok(Change::Refused(refused(region, "it is being merged"))),
             // A peer of the new region that was here before is still being removed.
-            Some(AdminCommand::Split(split))
-                if self.closed.contains_key(&RegionId(split.region_id)) =>
-            {
+            Some(AdminCommand::Split(split)) if self.is_busy(RegionId(split.region_id)) => {
                 Ok(Change::Wait)
             }
             Some(AdminCommand::CompactLog(compact)) => Ok(self.compact(key, compact)),
@@ -247,7 +246,9 @@ impl StoreCore {
                         self.await_admin(key, position, None, follow);
                         return;
                     }
-                    Ok(None) => follow = Follow::Nothing,
+                    Ok(None) => {}
+                    // What was there is being removed: it is worked out again when that is done.
+                    Err(Error::RegionOpen { .. }) => return,
                     Err(error) => return self.stop_region(key.region, &error.to_string()),
                 }
             }
@@ -281,7 +282,7 @@ impl StoreCore {
     /// the keys that the parent gives away go with it.
     ///
     /// # Errors
-    /// What keeps the new region from being made although it belongs here.
+    /// Whatever is no answer to that: nothing has changed then.
     fn begin_split(
         &mut self,
         key: PeerKey,
@@ -297,9 +298,9 @@ impl StoreCore {
         if absorbed.is_some()
             && let Some(peer) = self.peers.remove(&id)
         {
-            self.out.apply.push(crate::workers::ApplyTask {
+            self.out.apply.push(ApplyTask {
                 peer: peer.key(),
-                work: crate::workers::ApplyWork::End,
+                work: ApplyWork::End,
             });
         }
         let engines = self.node.engines();
@@ -353,10 +354,7 @@ impl StoreCore {
             if !matches!(self.node.local_state(child), Ok(Some(state)) if waits(&state)) {
                 continue;
             }
-            let opened = self.node.open_region(child);
-            if let Err(error) = opened.and_then(|storage| self.add_peer(storage)) {
-                self.show_unopened(child, &error);
-            }
+            self.open_later(child, NewPeer::Known, Opening::default());
         }
     }
 
@@ -413,12 +411,12 @@ impl StoreCore {
         request: AdminRequest,
         done: Completer<Region>,
     ) {
-        let Some(peer) = self.peers.get(&region) else {
-            return done.answer(Err(Error::RegionNotFound { region }));
-        };
         if let AdminRequest::Destroy = request {
             return self.destroy(region, done);
         }
+        let Some(peer) = self.peers.get(&region) else {
+            return done.answer(Err(Error::RegionNotFound { region }));
+        };
         if let AdminRequest::Campaign = request {
             return self.campaign(region, done);
         }
@@ -482,6 +480,11 @@ impl StoreCore {
         let Some(peer) = self.peers.get(&region) else {
             return;
         };
+        // Its last messages might be lost, and the others would need the vote of a peer that is gone.
+        if changes.contains(&ChangePeer::Remove(peer.id())) {
+            let reason = "it leads the region; transfer the leadership first, and ask there";
+            return done.answer(Err(refused(region, reason)));
+        }
         match super::change::conf_change(peer.region(), changes) {
             Ok((change, comers)) => self.with_peer(region, |peer, _| {
                 let command = AdminCommand::ChangePeers(ChangePeers { peers: comers });
@@ -502,11 +505,33 @@ impl StoreCore {
     pub(super) fn destroy(&mut self, region: RegionId, done: Completer<Region>) {
         match self.peers.get(&region).map(|p| p.region().clone()) {
             Some(shown) => {
+                self.leaving.entry(region).or_default().push((done, shown));
                 self.leave(region);
-                done.answer(Ok(shown));
             }
-            None => done.answer(Err(Error::RegionNotFound { region })),
+            None => match DestroyTask::of_stored(self.node.engines(), region) {
+                Ok(task) if !self.is_busy(region) => self.destroy_unopened(region, task, done),
+                Ok(_) => done.answer(Err(Error::RegionOpen { region })),
+                Err(error) => done.answer(Err(error)),
+            },
         }
+    }
+
+    /// The same for a region that could not be opened.
+    fn destroy_unopened(&mut self, region: RegionId, task: DestroyTask, done: Completer<Region>) {
+        let key = PeerKey {
+            region,
+            incarnation: 0,
+        };
+        let tombstone = task.tombstone().clone();
+        let shown = tombstone.region.clone();
+        self.leaving.entry(region).or_default().push((done, shown));
+        self.tombstones.insert(region, tombstone);
+        self.closed.insert(region, key);
+        self.out.changed.push(key);
+        self.out.apply.push(ApplyTask {
+            peer: key,
+            work: ApplyWork::Destroy(Box::new(task)),
+        });
     }
 }
 
@@ -517,21 +542,6 @@ pub(super) fn refused(region: RegionId, reason: &str) -> Error {
         what: "admin command",
         reason: reason.to_owned(),
     }
-}
-
-fn conf_change_of(region: RegionId, entry: &Entry) -> Result<ConfChangeV2> {
-    let corrupt = |e: protobuf::ProtobufError| {
-        let what = format!("conf change {}", entry.index);
-        Error::corruption(Some(region), what, e.to_string())
-    };
-    let mut change = ConfChangeV2::default();
-    if entry.get_entry_type() == EntryType::EntryConfChange {
-        let mut simple = ConfChange::default();
-        simple.merge_from_bytes(&entry.data).map_err(corrupt)?;
-        return Ok(simple.into_v2());
-    }
-    change.merge_from_bytes(&entry.data).map_err(corrupt)?;
-    Ok(change)
 }
 
 /// The peers of a configuration, in the order of their ids: from the region, or from the change that

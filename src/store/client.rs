@@ -162,10 +162,11 @@ impl Store {
 
     /// Removes this store's peer of the region for ever, with its data: for one that was stopped by an
     /// error, so that a new one can come in its place. Take it out of its region as well, by
-    /// [`Store::change_peers`] where that is led.
+    /// [`Store::change_peers`] where that is led. The ticket answers the region as it was, when the
+    /// removal is durable.
     ///
     /// # Errors
-    /// The ticket's: `RegionNotFound`.
+    /// The ticket's: `RegionNotFound`; `RegionStopped` if it could not be removed.
     pub fn destroy(&self, region: impl Into<RegionId>) -> Ticket<Region> {
         self.admin(region.into(), AdminRequest::Destroy)
     }
@@ -323,7 +324,7 @@ impl Handle {
         let (ticket, done) = Ticket::new();
         let region = region.clone();
         self.send(StoreMsg::Call(Box::new(move |core| {
-            done.answer(core.create_region(&region));
+            core.create_region(&region, done);
         })));
         ticket.wait(Duration::MAX)
     }

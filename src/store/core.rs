@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use super::admin::AdminInFlight;
+use super::lifecycle::Opening;
 use super::liveness::Liveness;
 use super::message::StoreMsg;
 use super::ranges::Ranges;
@@ -20,14 +21,19 @@ use crate::composite::CompositeStorage;
 use crate::error::{Error, Result, catch_panic};
 use crate::peer::{Outbox, Peer, PeerOptions, Stage};
 use crate::peer_storage::PeerStorage;
+use crate::proto::Region;
+use crate::ticket::Completer;
 use crate::transport::{Placement, StoreMessage, Transport};
 use crate::types::RegionId;
 use crate::workers::{Applied, ApplyTask, Done, PeerKey, SlowTask, WriteTask};
 
+/// No cluster gets there.
+const IDS_END: u64 = u64::MAX / 2;
+
 /// The raft thread's state. Every method returns soon.
 pub struct StoreCore {
     pub(super) node: CompositeStorage,
-    pub(super) peers: BTreeMap<RegionId, Peer>,
+    pub(super) peers: BTreeMap<RegionId, Box<Peer>>,
     pub(super) ranges: Ranges,
     pub(super) tombstones: Tombstones,
     /// Regions that are on their way out, or in by a split: messages for them wait, that is, are lost.
@@ -40,8 +46,12 @@ pub struct StoreCore {
     pub(super) shared: Arc<Shared>,
     pub(super) liveness: Liveness,
     pub(super) compaction: Compaction,
+    /// Regions that a worker is opening; their messages are lost meanwhile.
+    pub(super) opening: BTreeMap<RegionId, Opening>,
     /// Regions whose keys a snapshot that is being installed takes over, by its region.
     pub(super) taken_over: BTreeMap<RegionId, Vec<RegionId>>,
+    /// Who waits for the removal of a peer, with its region as it was.
+    pub(super) leaving: BTreeMap<RegionId, Vec<(Completer<Region>, Region)>>,
     pub(super) merge_ticks: u64,
     pub(super) run: Run,
     peer_options: Arc<PeerOptions>,
@@ -90,7 +100,9 @@ impl StoreCore {
             admin: BTreeMap::new(),
             liveness: Liveness::new(&options),
             compaction: Compaction::default(),
+            opening: BTreeMap::new(),
             taken_over: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             merge_ticks: 0,
             run,
             peer_options: Arc::new(options.peer_options()),
@@ -131,6 +143,10 @@ impl StoreCore {
                 self.liveness.heard(from);
                 match message {
                     StoreMessage::Peer(envelope) => self.receive(from, *envelope),
+                    // A store that has gone mad must not use up the ids of the others.
+                    StoreMessage::Alive { max_id } if max_id > IDS_END => {
+                        self.shared.refuse("ids");
+                    }
                     StoreMessage::Alive { max_id } => self.placement.observe_id(max_id),
                 }
             }
@@ -158,8 +174,8 @@ impl StoreCore {
                 reason: cause.clone(),
             });
         }
-        self.peers
-            .get_mut(&region)
+        let peer = self.peers.get_mut(&region);
+        peer.map(|p| &mut **p)
             .ok_or(Error::RegionNotFound { region })
     }
 
@@ -230,6 +246,7 @@ impl StoreCore {
             Done::Poisoned(error) => self.poison(&error),
             Done::Installed(key, result) => self.installed(key, result),
             Done::Destroyed(key, result) => self.destroyed(key, result),
+            Done::Opened(region, result) => self.opened(region, result),
             Done::Synced(number) => self.synced(number),
             Done::Woken(region) => self.woken(region),
             Done::SplitKey(key, result) => self.split_checked(key, result),
@@ -305,6 +322,9 @@ impl StoreCore {
         let regions: Vec<RegionId> = self.peers.keys().copied().collect();
         for region in regions {
             self.stop_region(region, &reason);
+        }
+        for region in self.leaving.keys().copied().collect::<Vec<_>>() {
+            self.answer_leaving(region, Some(&reason));
         }
         self.poisoned = Some(reason);
     }
@@ -434,8 +454,9 @@ impl StoreCore {
         let options = Arc::clone(&self.peer_options);
         let mut peer = catch_panic("raft", || Peer::new(key, storage, options, nonce))?;
         peer.leave_if_removed();
-        self.peers.insert(region, peer);
-        self.touch(region);
+        self.peers.insert(region, Box::new(peer));
+        // A crash may have come between its removal from the region and its end.
+        self.with_peer(region, |peer, _| peer.leave_if_removed());
         self.out.changed.push(key);
         Ok(key)
     }

@@ -177,6 +177,9 @@ impl StoreCore {
     /// Whether the source of this store has applied its last entry. One that is behind is given what it
     /// misses: those entries are committed, because the last of them is.
     fn is_ready_to_be_taken_in(&mut self, source: RegionId, commit: &CommitMerge) -> Result<bool> {
+        if self.is_busy(source) {
+            return Ok(false);
+        }
         let Some(peer) = self.peers.get_mut(&source) else {
             let reason = format!("region {source}, which it takes in, is not on this store");
             return Err(Error::Refused {
@@ -261,7 +264,7 @@ impl StoreCore {
                     }
                 });
             }
-            Moved::Not if self.peers.get(&id).is_some_and(Peer::is_leader) => {
+            Moved::Not if self.peers.get(&id).is_some_and(|p| p.is_leader()) => {
                 self.ask_target(source, &expected, merge.commit);
             }
             Moved::Not => {}
@@ -369,7 +372,8 @@ impl StoreCore {
                 t.id == region.0 && matches!(moved, Moved::On)
             })
         };
-        let mut waiting = self.peers.values().filter(waits_for_it);
+        let peers = self.peers.values().map(|peer| &**peer);
+        let mut waiting = peers.filter(waits_for_it);
         let stays = |id| !self.is_covered(id, taker) && !self.is_superseded(id, taker);
         let open = waiting.find(|peer| stays(peer.region_id()))?;
         let id = open.region_id();

@@ -4,12 +4,14 @@
 use raft::eraftpb::{Message, MessageType};
 
 use super::core::StoreCore;
+use super::lifecycle::Opening;
 use crate::error::{Error, Result};
 use crate::peer::Refusal;
 use crate::proto::{Region, RegionEpoch};
 use crate::snapshot_data::RaftSnapshotData;
 use crate::transport::{PeerBody, PeerMessage};
 use crate::types::{PeerId, RegionId};
+use crate::workers::NewPeer;
 
 impl StoreCore {
     /// Takes in a message of the store `from`.
@@ -35,7 +37,7 @@ impl StoreCore {
     fn try_receive(&mut self, from: u64, envelope: PeerMessage) -> Result<(), Refusal> {
         self.check_envelope(from, &envelope)?;
         let region = envelope.region;
-        if self.closed.contains_key(&region) {
+        if self.is_busy(region) {
             return Ok(());
         }
         if !self.is_for_our_peer(&envelope) && !self.make_room_for(&envelope)? {
@@ -103,7 +105,7 @@ impl StoreCore {
             if to < peer.id() {
                 // For one that was here before: its place was taken.
                 let region = peer.region().clone();
-                self.say_gone_from(envelope, &region, None);
+                self.say_gone(envelope, &region, None);
             } else if can_create(envelope) && envelope.epoch.conf_ver > own.conf_ver {
                 // This peer was removed from its region and has not heard of it, or never got anything.
                 self.leave(region);
@@ -113,10 +115,10 @@ impl StoreCore {
         if let Some(tombstone) = self.tombstones.get(&region)
             && to <= tombstone.peer_id
         {
+            let ended = tombstone.region.clone();
             let merge = tombstone.merge_state.as_ref();
             let into = merge.and_then(|m| m.target.clone());
-            let region = tombstone.region.clone();
-            self.say_gone_from(envelope, &region, into);
+            self.say_gone(envelope, &ended, into);
             return Ok(false);
         }
         if !can_create(envelope) {
@@ -134,28 +136,19 @@ impl StoreCore {
             let detail = format!("region {region} overlaps region {other}, which is still here");
             return Err(Refusal::new("overlap", detail));
         }
-        let created = self.node.create_uninitialized(region, to);
-        let added = created.and_then(|storage| self.add_peer(storage));
-        match added {
-            Ok(_) => {
-                self.tombstones.remove(&region);
-                Ok(true)
-            }
-            Err(error) => Err(Refusal::new("create", error.to_string())),
-        }
+        self.open_later(region, NewPeer::Waiting(to), Opening::default());
+        Ok(false)
     }
 
-    /// That the addressee is gone does not say that the sender is: only if its region as it was known
-    /// here does not have it, or has ended as a whole.
-    fn say_gone_from(&mut self, envelope: &PeerMessage, region: &Region, into: Option<Region>) {
-        let sender = envelope.from.id;
-        if into.is_some() || region.peers.iter().all(|p| p.id != sender) {
-            self.say_gone(envelope, region.region_epoch, into);
+    /// Tells a peer that asks for votes of a region it does not belong to any more. `known` is the region
+    /// as this store knows it; a peer that is among its members is behind, and not gone, unless the
+    /// region itself has ended.
+    fn say_gone(&mut self, envelope: &PeerMessage, known: &Region, into: Option<Region>) {
+        let epoch = known.region_epoch;
+        let is_member = known.peers.iter().any(|p| p.id == envelope.from.id);
+        if !known.is_initialized() || (is_member && into.is_none()) {
+            return;
         }
-    }
-
-    /// Tells a peer that asks for votes, or for anybody, of a region it does not belong to any more.
-    fn say_gone(&mut self, envelope: &PeerMessage, epoch: RegionEpoch, into: Option<Region>) {
         // Only those that know a region can have been removed from it.
         if envelope.epoch == RegionEpoch::default() || !expects_answer(envelope) {
             return;
@@ -230,7 +223,8 @@ impl StoreCore {
             None if peer.raft().raft.prs().get(sender.id).is_some() => Ok(()),
             None => {
                 if envelope.epoch.conf_ver < own.conf_ver {
-                    self.say_gone(envelope, own, None);
+                    let known = region.clone();
+                    self.say_gone(envelope, &known, None);
                 }
                 let detail = format!("peer {} is not in region {}", sender.id, envelope.region);
                 Err(Refusal::new("unknown sender", detail))

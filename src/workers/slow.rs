@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
-use super::task::{Done, DoneSender, SlowTask, SplitCheck};
+use super::task::{Done, DoneSender, NewPeer, SlowTask, SplitCheck};
 use crate::app_store::Keyspace;
 use crate::error::{Result, catch_panic};
-use crate::peer_storage::Engines;
+use crate::peer_storage::{Engines, PeerStorage};
 
 /// More is not read for the cache of a peer that is about to lead.
 const WARM_BYTES_MAX: u64 = 16 << 20;
@@ -54,6 +54,17 @@ impl SlowWorker {
                 Ok(()) => Done::Synced(number),
                 Err(error) => Done::Poisoned(error),
             },
+            SlowTask::Open(region, new) => {
+                let engines = &self.engines;
+                let opened = catch_panic("open", || match new {
+                    NewPeer::Known => PeerStorage::open(engines, region),
+                    NewPeer::Waiting(peer) => {
+                        PeerStorage::create_uninitialized(engines, region, peer)
+                    }
+                    NewPeer::Created(region, peer) => PeerStorage::create(engines, &region, peer),
+                });
+                Done::Opened(region, opened.map(Box::new))
+            }
             SlowTask::Warm(peer, range) => {
                 let log = &self.engines.log;
                 Done::Warmed(peer, log.read_entries(peer.region, range, WARM_BYTES_MAX))
