@@ -1,8 +1,7 @@
 //! Disks that break their contract, so that it is seen that the simulation would notice.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use peerstore::memory::{MemoryData, MemoryLog};
 use peerstore::{
@@ -19,7 +18,7 @@ pub enum Flaw {
     None,
     /// The log acknowledges what it has not synced.
     LogNotSynced,
-    /// What a new leader overwrites does not go: the log keeps its old end.
+    /// What a new leader overwrites does not go: the log keeps its old entries.
     TailKept,
     /// Data and apply state are two batches.
     ApplyStateApart,
@@ -28,50 +27,29 @@ pub enum Flaw {
 pub struct BrokenLog {
     log: Arc<MemoryLog>,
     flaw: Flaw,
-    last: Mutex<BTreeMap<RegionId, u64>>,
 }
 
 impl BrokenLog {
     pub fn new(log: Arc<MemoryLog>, flaw: Flaw) -> BrokenLog {
-        BrokenLog {
-            log,
-            flaw,
-            last: Mutex::default(),
-        }
+        BrokenLog { log, flaw }
     }
 
-    /// The same batch, with the end of the log where it ever was.
+    /// The same batch, without what would replace an entry that is there.
     fn with_tail(&self, batch: &LogBatch) -> LogBatch {
         let mut kept = LogBatch::default();
-        let mut last = self.last.lock().unwrap();
         for op in batch.ops() {
             match op {
-                LogOp::Append { region, entries } => kept.append(*region, entries.clone()),
-                LogOp::Remove { region, range } if range.start <= 1 => {
-                    kept.remove(*region, range.clone());
+                LogOp::Append { region, entries } => {
+                    let is_new = |e: &&Entry| {
+                        let there = self.log.read_entry(*region, e.index);
+                        there.is_ok_and(|entry| entry.is_none())
+                    };
+                    let new = entries.iter().filter(is_new).cloned().collect();
+                    kept.append(*region, new);
                 }
-                LogOp::Remove { region, range } => {
-                    let known = last.get(region).copied().unwrap_or(0);
-                    if range.end <= known {
-                        kept.remove(*region, range.clone());
-                    }
-                }
-                LogOp::State { region, state } => {
-                    let known = last.entry(*region).or_default();
-                    *known = state.last_index.max(*known);
-                    let last_index = *known;
-                    kept.state(
-                        *region,
-                        RaftLocalState {
-                            last_index,
-                            ..state.clone()
-                        },
-                    );
-                }
-                LogOp::Clear { region } => {
-                    last.remove(region);
-                    kept.clear_region(*region);
-                }
+                LogOp::Remove { region, range } => kept.remove(*region, range.clone()),
+                LogOp::State { region, state } => kept.state(*region, state.clone()),
+                LogOp::Clear { region } => kept.clear_region(*region),
             }
         }
         kept

@@ -83,6 +83,36 @@ impl Checks {
         self.promises.disks.lock().unwrap().insert(node.id, disks);
     }
 
+    /// What a restart finds: logs without a gap, whose terms never go down.
+    pub fn check_logs(node: &Node) -> Result<(), String> {
+        for state in regions_of(&node.data) {
+            let region = state.region.region_id();
+            if state.state == PeerState::Tombstone || !state.region.is_initialized() {
+                continue;
+            }
+            let log = node.log.read_state(region).expect("a read in memory");
+            let (Some(log), Some(apply)) = (log, apply_state(&node.data, region)) else {
+                return Err(format!("store {}: region {region} lacks a state", node.id));
+            };
+            let mut term = apply.truncated_state.term;
+            for index in apply.truncated_state.index + 1..=log.last_index {
+                let entry = node
+                    .log
+                    .read_entry(region, index)
+                    .expect("a read in memory");
+                let found = entry.map_or(0, |e| e.term);
+                if found < term || found > log.hard_state.term {
+                    let id = node.id;
+                    return Err(format!(
+                        "store {id}: region {region} has term {found} at {index} behind {term}: {log:?}"
+                    ));
+                }
+                term = found;
+            }
+        }
+        Ok(())
+    }
+
     /// What the store shows.
     pub fn look_at_store(&mut self, node: &Node) -> Result<(), String> {
         let Some(store) = node.store() else {

@@ -153,6 +153,7 @@ impl World {
         let started = self.nodes[at].start(&self.network, &self.config, &options);
         started.map_err(|e| format!("store {id} does not start: {e}"))?;
         self.checks.opened(&self.nodes[at]);
+        Checks::check_logs(&self.nodes[at])?;
         self.look(at)
     }
 
