@@ -3,13 +3,16 @@
 use peerstore::{RaftSnapshotData, Region, RegionStatus};
 use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
 
+/// Makes a message of what the store shows, and of a good one.
+pub type Forge = dyn Fn(&RegionStatus, &Message) -> Message;
+
 /// A message that is refused.
 pub struct Forged {
     /// As it is counted.
     pub kind: &'static str,
     pub what: &'static str,
     /// Makes it, from what the receiver shows and from the end of its log.
-    pub make: Box<dyn Fn(&RegionStatus, &Message) -> Message>,
+    pub make: Box<Forge>,
 }
 
 fn forged(
