@@ -111,6 +111,7 @@ mod proto;
 mod raft_log;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
+pub mod segment_log;
 mod size;
 pub mod snapshot_dir;
 mod snapshot_format;
