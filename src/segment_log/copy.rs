@@ -46,7 +46,7 @@ impl Cold {
 /// Runs on their way, of one source.
 #[derive(Default)]
 struct Copies {
-    runs: Vec<Run>,
+    runs: Vec<(Run, Range<u64>)>,
     bodies: Vec<Bytes>,
     bytes: usize,
 }
@@ -122,7 +122,7 @@ impl Core {
                 let here: Vec<Piece> = pieces.into_iter().filter(is_here).collect();
                 self.fetch_raw(&here, &mut |piece, bytes| {
                     copies.bytes += bytes.len();
-                    copies.runs.push(piece.run);
+                    copies.runs.push((piece.run, piece.window.clone()));
                     copies.bodies.push(bytes.slice(RUN_CRC_BYTES..));
                     Ok(())
                 })?;
@@ -154,7 +154,7 @@ impl Core {
             return Ok(());
         }
         let mut writer = DirWriter::default();
-        copies.runs.iter().for_each(|run| writer.add(&Op::Run(*run)));
+        (copies.runs.iter()).for_each(|(run, _)| writer.add(&Op::Run(*run)));
         let dir = writer.bytes;
         let bytes = (FRAME_HEAD_MAX + dir.len() + copies.bytes) as u64;
         let mut cold = self.cold_with_room(upkeep, bytes)?;
@@ -193,7 +193,7 @@ impl Core {
         head.encode(&mut bytes);
         bytes.extend_from_slice(dir);
         let mut moves = Vec::with_capacity(copies.runs.len());
-        for (run, body) in copies.runs.into_iter().zip(&copies.bodies) {
+        for ((run, window), body) in copies.runs.into_iter().zip(&copies.bodies) {
             let offset = start + bytes.len() as u64;
             let crc = run_crc(crc32c::crc32c(body), run.region, run.first, seed, offset);
             bytes.extend(crc.to_le_bytes());
@@ -203,7 +203,12 @@ impl Core {
                 ..run
             };
             let to = identity.segment;
-            moves.push(Op::Move { run, from, to });
+            moves.push(Op::Move {
+                run,
+                window,
+                from,
+                to,
+            });
         }
         head.seal(seed, &mut bytes[frame..]);
         cold.segment.file.write_all_at(&bytes, start)?;

@@ -272,6 +272,9 @@ const PACKED: u8 = 1 << 5;
 /// The first index follows the last of the run before, of the same region and term; both are left out.
 const FOLLOWS: u8 = 1 << 6;
 
+/// Not all of the run is moved: which entries are follows.
+const PARTIAL: u8 = 1 << 7;
+
 /// Writes operations, leaving out what the one before says already.
 #[derive(Default)]
 pub(super) struct DirWriter {
@@ -299,12 +302,17 @@ impl DirWriter {
             Op::Run(run) | Op::Move { run, .. } => Some(run),
             _ => None,
         };
+        let is_partial = match op {
+            Op::Move { run, window, .. } => *window != run.range(),
+            _ => false,
+        };
         let follows = run.is_some_and(|run| self.behind == Some((run.first, run.term)));
         for (bit, is_set) in [
             (SAME_REGION, same),
             (SINGLE, run.is_some_and(|run| run.count == 1)),
             (PACKED, run.is_some_and(|run| run.stored & COMPRESSED != 0)),
             (FOLLOWS, follows),
+            (PARTIAL, is_partial),
         ] {
             tag |= if is_set { bit } else { 0 };
         }
@@ -329,7 +337,16 @@ impl DirWriter {
                 put_varint(out, range.start);
                 put_varint(out, range.end);
             }
-            Op::Move { run, from, to } => {
+            Op::Move {
+                run,
+                window,
+                from,
+                to,
+            } => {
+                if is_partial {
+                    put_varint(out, window.start - run.first);
+                    put_varint(out, window.end - window.start);
+                }
                 put_varint(out, from.0);
                 put_varint(out, to.0);
                 put_varint(out, u64::from(run.offset));
@@ -360,6 +377,15 @@ pub(super) fn read_dir(dir: &[u8], data_bytes: u64) -> Option<Vec<Op>> {
         ops.push(reader.read(&mut input)?);
     }
     (u64::from(reader.offset) == data_bytes).then_some(ops)
+}
+
+fn read_window(input: &mut Input, run: &Run, tag: u8) -> Option<std::ops::Range<u64>> {
+    if tag & PARTIAL == 0 {
+        return Some(run.range());
+    }
+    let start = run.first.checked_add(input.varint()?)?;
+    let end = start.checked_add(input.varint()?)?;
+    (start < end && end <= run.range().end).then_some(start..end)
 }
 
 #[derive(Default)]
@@ -402,10 +428,16 @@ impl DirReader {
             TAG_CLEAR => Op::Clear { region },
             TAG_MOVE => {
                 let run = self.read_run(input, region, tag)?;
+                let window = read_window(input, &run, tag)?;
                 let (from, to) = (SegmentId(input.varint()?), SegmentId(input.varint()?));
                 let offset = input.varint32()?;
                 let run = Run { offset, ..run };
-                Op::Move { run, from, to }
+                Op::Move {
+                    run,
+                    window,
+                    from,
+                    to,
+                }
             }
             _ => return None,
         })

@@ -76,9 +76,11 @@ pub(super) enum Op {
     State { region: RegionId, state: State },
     Remove { region: RegionId, range: Range<u64> },
     Clear { region: RegionId },
-    /// What of the run is still in `from` is now in `to`, at the run's offset.
+    /// The entries `window` of the run, as far as they are still in `from`, are now in `to`, at the
+    /// run's offset. Others of the run's were overwritten, perhaps by entries in `from` as well.
     Move {
         run: Run,
+        window: Range<u64>,
         from: SegmentId,
         to: SegmentId,
     },
@@ -209,11 +211,16 @@ impl RegionLog {
         self.parts.insert(at, part);
     }
 
-    fn relocate(&mut self, run: &Run, from: SegmentId, to: SegmentId, usages: &mut Usages) {
-        let overlapping = self.overlapping(&run.range());
+    fn relocate(
+        &mut self,
+        (run, window): (&Run, &Range<u64>),
+        (from, to): (SegmentId, SegmentId),
+        usages: &mut Usages,
+    ) {
+        let overlapping = self.overlapping(window);
         let moved = |part: &Part| {
-            let window = part.first.max(run.first)..part.end().min(run.range().end);
-            (part.segment == from).then_some(window)
+            let left = part.first.max(window.start)..part.end().min(window.end);
+            (part.segment == from).then_some(left)
         };
         let windows: Vec<_> = self.parts[overlapping].iter().filter_map(moved).collect();
         for window in windows {
@@ -252,9 +259,14 @@ impl Index {
                     log.parts.iter().for_each(|p| self.usages.remove_part(p));
                 }
             }
-            Op::Move { run, from, to } => {
+            Op::Move {
+                run,
+                window,
+                from,
+                to,
+            } => {
                 if let Some(log) = self.regions.get_mut(&region) {
-                    log.relocate(run, *from, *to, &mut self.usages);
+                    log.relocate((run, window), (*from, *to), &mut self.usages);
                 }
             }
         }

@@ -226,9 +226,8 @@ fn repaired(seed: u32, bytes: &[u8], offset: u64) -> Vec<(RegionId, String)> {
 
 fn describe(ops: Vec<Op>) -> Vec<(RegionId, String)> {
     let what = |op: &Op| match op {
-        Op::Run(run) | Op::Move { run, .. } => {
-            format!("entries [{}, {})", run.first, run.range().end)
-        }
+        Op::Run(run) => format!("entries [{}, {})", run.first, run.range().end),
+        Op::Move { window, .. } => format!("a copy of [{}, {})", window.start, window.end),
         Op::State { state, .. } => format!("state with last index {}", state.last_index),
         Op::Remove { range, .. } => format!("removal of [{}, {})", range.start, range.end),
         Op::Clear { .. } => "removal of everything".to_string(),

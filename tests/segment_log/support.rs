@@ -15,7 +15,7 @@ use raft::eraftpb::Entry;
 pub const DIR: &str = "log";
 
 /// No list of batches goes beyond.
-pub const INDEX_MAX: u64 = 400;
+pub const INDEX_MAX: u64 = 160;
 
 pub fn options() -> SegmentLogOptions {
     SegmentLogOptions {
