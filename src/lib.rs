@@ -127,7 +127,8 @@ pub use app_store::{
 };
 pub use composite::{CompositeStorage, Parts};
 pub use config::{
-    AppBackend, Compression, Config, LogBackend, RocksConfig, SnapshotBackend, SnapshotConfig,
+    AppBackend, AppendLogConfig, Compression, Config, LogBackend, RocksConfig, SnapshotBackend,
+    SnapshotConfig,
 };
 pub use entry_cache::CacheStats;
 pub use error::{Error, RecoveryError, Result};

@@ -82,7 +82,10 @@ impl Encoded {
         writer: &mut DirWriter,
     ) -> Result<()> {
         check(region, entries)?;
-        let bytes: usize = entries.iter().map(|e| e.data.len() + e.context.len() + 16).sum();
+        let bytes: usize = entries
+            .iter()
+            .map(|e| e.data.len() + e.context.len() + 16)
+            .sum();
         if self.data.len().saturating_add(bytes) > BATCH_BYTES_MAX {
             let got = format!("{} bytes and more", self.data.len().saturating_add(bytes));
             let expected = format!("at most {BATCH_BYTES_MAX} in a batch");
@@ -95,7 +98,8 @@ impl Encoded {
             let offset = self.data.len();
             let (stored, raw) = compressor.run(run, &mut self.data);
             self.bytes += raw;
-            self.crcs.push(crc32c::crc32c(&self.data[offset + RUN_CRC_BYTES..]));
+            self.crcs
+                .push(crc32c::crc32c(&self.data[offset + RUN_CRC_BYTES..]));
             let op = Op::Run(Run {
                 region,
                 first: first.index,

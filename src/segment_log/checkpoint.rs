@@ -99,7 +99,13 @@ impl Writer {
         }
         put_varint(out, log.parts.len() as u64);
         for part in &log.parts {
-            for word in [part.segment.0, part.first, part.count, part.term, part.bytes] {
+            for word in [
+                part.segment.0,
+                part.first,
+                part.count,
+                part.term,
+                part.bytes,
+            ] {
                 put_varint(out, word);
             }
         }
@@ -145,7 +151,9 @@ pub(super) fn read(
     file.read_exact_at(&mut bytes, 0)?;
     let bad = |detail: String| damaged(&path, detail);
     if bytes.len() < FIXED_BYTES || !bytes.starts_with(MAGIC) {
-        return Err(bad(format!("{length} bytes that do not begin as a checkpoint")));
+        return Err(bad(format!(
+            "{length} bytes that do not begin as a checkpoint"
+        )));
     }
     let half = |at: usize| Input::new(&bytes[at..]).u32().unwrap_or_default();
     if half(8) > VERSION {
@@ -191,7 +199,8 @@ fn parse(input: &mut Input, visit: &mut impl FnMut(RegionId, RegionLog)) -> Opti
         }
         for count in (0..input.varint()?).rev() {
             if log.parts.is_empty() {
-                log.parts.reserve_exact(usize::try_from(count + 1).ok()?.min(4));
+                log.parts
+                    .reserve_exact(usize::try_from(count + 1).ok()?.min(4));
             }
             log.parts.push(read_part(input)?);
         }

@@ -145,7 +145,9 @@ impl Core {
     fn first_index(&self, region: RegionId) -> u64 {
         let tables = self.read_tables();
         let parts = tables.index.regions.get(&region).map(|log| &log.parts);
-        parts.and_then(|parts| parts.first()).map_or(0, |part| part.first)
+        parts
+            .and_then(|parts| parts.first())
+            .map_or(0, |part| part.first)
     }
 
     /// Writes the runs into the cold segment, and once they are durable says so in the log.
@@ -154,7 +156,12 @@ impl Core {
             return Ok(());
         }
         let mut writer = DirWriter::default();
-        (copies.runs.iter()).for_each(|(run, _)| writer.add(&Op::Run(*run)));
+        for (run, window) in &copies.runs {
+            writer.add(&Op::Copy {
+                run: *run,
+                window: window.clone(),
+            });
+        }
         let dir = writer.bytes;
         let bytes = (FRAME_HEAD_MAX + dir.len() + copies.bytes) as u64;
         let mut cold = self.cold_with_room(upkeep, bytes)?;
@@ -180,7 +187,13 @@ impl Core {
         from: SegmentId,
     ) -> Result<Vec<Op>> {
         let (identity, seed) = (cold.identity, cold.identity.seed());
-        let head = FrameHead::plan(FrameKind::Copies, cold.end, cold.end, dir.len(), copies.bytes);
+        let head = FrameHead::plan(
+            FrameKind::Copies,
+            cold.end,
+            cold.end,
+            dir.len(),
+            copies.bytes,
+        );
         let is_first = cold.end == HEADER_BYTES;
         let start = if is_first { 0 } else { head.offset };
         let mut bytes = Vec::with_capacity((head.end() - start) as usize);
@@ -214,7 +227,9 @@ impl Core {
         cold.segment.file.write_all_at(&bytes, start)?;
         cold.segment.file.sync()?;
         cold.end = head.end();
-        self.counters.copied_bytes.fetch_add(head.data_bytes, Relaxed);
+        self.counters
+            .copied_bytes
+            .fetch_add(head.data_bytes, Relaxed);
         Ok(moves)
     }
 

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::{Acquire, Relaxed, Release}};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
@@ -79,7 +82,11 @@ impl Counters {
     pub fn synced(&self, took_ns: u64) {
         self.syncs.fetch_add(1, Relaxed);
         let smoothed = self.sync_ns.load(Relaxed);
-        let next = if smoothed == 0 { took_ns } else { smoothed / 8 * 7 + took_ns / 8 };
+        let next = if smoothed == 0 {
+            took_ns
+        } else {
+            smoothed / 8 * 7 + took_ns / 8
+        };
         self.sync_ns.store(next, Relaxed);
     }
 }

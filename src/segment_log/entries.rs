@@ -31,7 +31,11 @@ fn encode_entry(entry: &Entry, out: &mut Vec<u8>) {
     let entry_type = entry.get_entry_type() as u8;
     let mut more = entry_type & TYPE_BITS;
     more |= if entry.sync_log { SYNC_LOG } else { 0 };
-    more |= if entry.context.is_empty() { 0 } else { HAS_CONTEXT };
+    more |= if entry.context.is_empty() {
+        0
+    } else {
+        HAS_CONTEXT
+    };
     put_varint(out, (entry.data.len() as u64) << 1 | u64::from(more != 0));
     if more != 0 {
         out.push(more);
@@ -53,8 +57,15 @@ struct Fields {
 fn read_entry(input: &mut Input) -> Option<Fields> {
     let head = input.varint()?;
     let more = if head & HAS_MORE != 0 { input.u8()? } else { 0 };
-    let context = if more & HAS_CONTEXT != 0 { input.varint()? } else { 0 };
-    let (data, context) = (usize::try_from(head >> 1).ok()?, usize::try_from(context).ok()?);
+    let context = if more & HAS_CONTEXT != 0 {
+        input.varint()?
+    } else {
+        0
+    };
+    let (data, context) = (
+        usize::try_from(head >> 1).ok()?,
+        usize::try_from(context).ok()?,
+    );
     let start = input.at();
     input.take(data)?;
     input.take(context)?;

@@ -79,7 +79,10 @@ pub(super) fn read(info: &Info) -> Result<Option<SegmentIndex>> {
         return Ok(None);
     };
     let length = info.segment.file.length()?;
-    let fits = footer.offset.checked_add(footer.bytes).is_some_and(|end| end <= length);
+    let fits = footer
+        .offset
+        .checked_add(footer.bytes)
+        .is_some_and(|end| end <= length);
     if !fits || footer.bytes < CRC_BYTES as u64 {
         return Ok(None);
     }
@@ -113,10 +116,14 @@ fn read_part(segment: SegmentId, input: &mut Input) -> Option<Part> {
     let mut runs = Runs::empty(base, 0);
     let mut behind = 0u32;
     for _ in 0..input.varint()? {
-        let count = input.varint32().filter(|c| (1..=RUN_ENTRIES_MAX).contains(c))?;
+        let count = input
+            .varint32()
+            .filter(|c| (1..=RUN_ENTRIES_MAX).contains(c))?;
         let offset = behind.wrapping_add(input.varint32()?);
         let stored = input.varint()?;
-        let length = u32::try_from(stored >> 1).ok().filter(|l| l & COMPRESSED == 0)?;
+        let length = u32::try_from(stored >> 1)
+            .ok()
+            .filter(|l| l & COMPRESSED == 0)?;
         let packed = if stored & 1 != 0 { COMPRESSED } else { 0 };
         runs.push(
             count,

@@ -262,6 +262,7 @@ const TAG_STATE: u8 = 2;
 const TAG_REMOVE: u8 = 3;
 const TAG_CLEAR: u8 = 4;
 const TAG_MOVE: u8 = 5;
+const TAG_COPY: u8 = 6;
 const TAG_BITS: u8 = 7;
 /// The region is that of the operation before, and left out.
 const SAME_REGION: u8 = 1 << 3;
@@ -272,7 +273,7 @@ const PACKED: u8 = 1 << 5;
 /// The first index follows the last of the run before, of the same region and term; both are left out.
 const FOLLOWS: u8 = 1 << 6;
 
-/// Not all of the run is moved: which entries are follows.
+/// Not all of the run is meant: which entries are follows.
 const PARTIAL: u8 = 1 << 7;
 
 /// Writes operations, leaving out what the one before says already.
@@ -293,18 +294,21 @@ impl DirWriter {
             Op::Remove { region, .. } => (TAG_REMOVE, *region),
             Op::Clear { region } => (TAG_CLEAR, *region),
             Op::Move { run, .. } => (TAG_MOVE, run.region),
+            Op::Copy { run, .. } => (TAG_COPY, run.region),
         };
         let same = self.region == Some(region);
         if !same {
             self.behind = None;
         }
         let run = match op {
-            Op::Run(run) | Op::Move { run, .. } => Some(run),
+            Op::Run(run) | Op::Copy { run, .. } | Op::Move { run, .. } => Some(run),
             _ => None,
         };
-        let is_partial = match op {
-            Op::Move { run, window, .. } => *window != run.range(),
-            _ => false,
+        let partial = match op {
+            Op::Copy { run, window } | Op::Move { run, window, .. } => {
+                Some((run, window)).filter(|_| *window != run.range())
+            }
+            _ => None,
         };
         let follows = run.is_some_and(|run| self.behind == Some((run.first, run.term)));
         for (bit, is_set) in [
@@ -312,7 +316,7 @@ impl DirWriter {
             (SINGLE, run.is_some_and(|run| run.count == 1)),
             (PACKED, run.is_some_and(|run| run.stored & COMPRESSED != 0)),
             (FOLLOWS, follows),
-            (PARTIAL, is_partial),
+            (PARTIAL, partial.is_some()),
         ] {
             tag |= if is_set { bit } else { 0 };
         }
@@ -326,8 +330,12 @@ impl DirWriter {
             put_run(out, run, follows);
             self.behind = Some((run.first.wrapping_add(u64::from(run.count)), run.term));
         }
+        if let Some((run, window)) = partial {
+            put_varint(out, window.start - run.first);
+            put_varint(out, window.end - window.start);
+        }
         match op {
-            Op::Run(_) | Op::Clear { .. } => {}
+            Op::Run(_) | Op::Copy { .. } | Op::Clear { .. } => {}
             Op::State { state, .. } => {
                 for word in [state.term, state.vote, state.commit, state.last_index] {
                     put_varint(out, word);
@@ -337,16 +345,7 @@ impl DirWriter {
                 put_varint(out, range.start);
                 put_varint(out, range.end);
             }
-            Op::Move {
-                run,
-                window,
-                from,
-                to,
-            } => {
-                if is_partial {
-                    put_varint(out, window.start - run.first);
-                    put_varint(out, window.end - window.start);
-                }
+            Op::Move { run, from, to, .. } => {
                 put_varint(out, from.0);
                 put_varint(out, to.0);
                 put_varint(out, u64::from(run.offset));
@@ -406,11 +405,11 @@ impl DirReader {
         };
         self.region = Some(region);
         Some(match tag & TAG_BITS {
-            TAG_RUN => {
-                let mut run = self.read_run(input, region, tag)?;
-                run.offset = self.offset;
-                self.offset = self.offset.checked_add(run.stored & !COMPRESSED)?;
-                Op::Run(run)
+            TAG_RUN => Op::Run(self.read_data(input, region, tag)?),
+            TAG_COPY => {
+                let run = self.read_data(input, region, tag)?;
+                let window = read_window(input, &run, tag)?;
+                Op::Copy { run, window }
             }
             TAG_STATE => Op::State {
                 region,
@@ -443,6 +442,14 @@ impl DirReader {
         })
     }
 
+    /// A run whose bytes follow those of the one before.
+    fn read_data(&mut self, input: &mut Input, region: RegionId, tag: u8) -> Option<Run> {
+        let mut run = self.read_run(input, region, tag)?;
+        run.offset = self.offset;
+        self.offset = self.offset.checked_add(run.stored & !COMPRESSED)?;
+        Some(run)
+    }
+
     fn read_run(&mut self, input: &mut Input, region: RegionId, tag: u8) -> Option<Run> {
         let (first, term) = match tag & FOLLOWS {
             0 => (input.varint()?, input.varint()?),
@@ -471,3 +478,6 @@ impl DirReader {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

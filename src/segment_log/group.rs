@@ -118,7 +118,10 @@ impl Core {
         let untouched = head.end() > open.touched;
         let mut stop = head.end();
         if untouched {
-            stop = stop.next_multiple_of(PAGE_BYTES).min(open.segment.size).max(stop);
+            stop = stop
+                .next_multiple_of(PAGE_BYTES)
+                .min(open.segment.size)
+                .max(stop);
         }
         let mut bytes = Vec::with_capacity((stop - start) as usize);
         if is_first {
@@ -148,6 +151,8 @@ impl Core {
         written.map_err(Refusal::Failed)?;
         open.end = head.end();
         open.touched = open.touched.max(stop);
+        // Without what fills its page: the next frame lies there.
+        bytes.truncate((head.end() - start) as usize);
         Ok((start, Bytes::from(bytes)))
     }
 

@@ -73,9 +73,22 @@ impl Run {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Op {
     Run(Run),
-    State { region: RegionId, state: State },
-    Remove { region: RegionId, range: Range<u64> },
-    Clear { region: RegionId },
+    State {
+        region: RegionId,
+        state: State,
+    },
+    Remove {
+        region: RegionId,
+        range: Range<u64>,
+    },
+    Clear {
+        region: RegionId,
+    },
+    /// A run in a cold segment, of which the entries `window` were alive when it was copied.
+    Copy {
+        run: Run,
+        window: Range<u64>,
+    },
     /// The entries `window` of the run, as far as they are still in `from`, are now in `to`, at the
     /// run's offset. Others of the run's were overwritten, perhaps by entries in `from` as well.
     Move {
@@ -87,9 +100,24 @@ pub(super) enum Op {
 }
 
 impl Op {
+    /// The run whose bytes are in the frame of this operation.
+    pub fn data(&self) -> Option<&Run> {
+        match self {
+            Op::Run(run) | Op::Copy { run, .. } => Some(run),
+            _ => None,
+        }
+    }
+
+    pub fn data_mut(&mut self) -> Option<&mut Run> {
+        match self {
+            Op::Run(run) | Op::Copy { run, .. } => Some(run),
+            _ => None,
+        }
+    }
+
     pub fn region(&self) -> RegionId {
         match self {
-            Op::Run(run) | Op::Move { run, .. } => run.region,
+            Op::Run(run) | Op::Copy { run, .. } | Op::Move { run, .. } => run.region,
             Op::State { region, .. } | Op::Remove { region, .. } | Op::Clear { region } => *region,
         }
     }
@@ -244,6 +272,10 @@ impl Index {
             Op::Run(run) => {
                 let log = self.regions.entry(region).or_default();
                 log.put(segment, run, &run.range(), &mut self.usages);
+            }
+            Op::Copy { run, window } => {
+                let log = self.regions.entry(region).or_default();
+                log.put(segment, run, window, &mut self.usages);
             }
             Op::State { state, .. } => {
                 self.regions.entry(region).or_default().state = Some(*state);

@@ -227,12 +227,20 @@ impl Part {
                 if whole.start < range.start {
                     gone += runs.bytes(&(whole.start..range.start));
                     let split = runs.found(runs.position(range.start));
-                    gone -= if split.first < range.start { split.at.bytes() } else { 0 };
+                    gone -= if split.first < range.start {
+                        split.at.bytes()
+                    } else {
+                        0
+                    };
                 }
                 if range.end < whole.end {
                     gone += runs.bytes(&(range.end..whole.end));
                     let split = runs.found(runs.position(range.end));
-                    gone -= if split.first < range.end { split.at.bytes() } else { 0 };
+                    gone -= if split.first < range.end {
+                        split.at.bytes()
+                    } else {
+                        0
+                    };
                 }
                 self.bytes -= gone;
                 runs.shrink_to(&range);

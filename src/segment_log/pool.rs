@@ -212,7 +212,9 @@ fn write_zeroes(segment: &mut Segment, size: u64) -> Result<()> {
     let chunk = vec![0; CHUNK_BYTES.min(size - segment.size) as usize];
     while segment.size < size {
         let bytes = CHUNK_BYTES.min(size - segment.size);
-        segment.file.write_all_at(&chunk[..bytes as usize], segment.size)?;
+        segment
+            .file
+            .write_all_at(&chunk[..bytes as usize], segment.size)?;
         segment.size += bytes;
     }
     Ok(())

@@ -12,7 +12,7 @@ use super::batch::check_run;
 use super::core::{Core, Tables};
 use super::entries::{decode_run, unpack};
 use super::format::{COMPRESSED, RUN_CRC_BYTES, SegmentId};
-use super::index::{Index, Op, Run};
+use super::index::{Index, Run};
 use super::scan::scan_group;
 use super::segment::Info;
 use super::{footer, scan};
@@ -159,12 +159,15 @@ impl Core {
         for frame in &scanned {
             for op in scan_group(frame, &bytes)? {
                 // What was removed later is not asked for.
-                if matches!(op, Op::Run(_)) {
+                if op.data().is_some() {
                     index.apply(info.identity.segment, &op);
                 }
             }
         }
-        let parts = index.regions.into_iter().map(|(region, log)| (region, log.parts));
+        let parts = index
+            .regions
+            .into_iter()
+            .map(|(region, log)| (region, log.parts));
         Ok(parts.collect())
     }
 
@@ -214,7 +217,12 @@ impl Core {
     /// The stored bytes of the runs that hold entries of `range`.
     pub fn approximate_bytes(&self, region: RegionId, range: &Range<u64>) -> u64 {
         let tables = self.read_tables();
-        let Some(log) = tables.index.regions.get(&region).filter(|_| !range.is_empty()) else {
+        let Some(log) = tables
+            .index
+            .regions
+            .get(&region)
+            .filter(|_| !range.is_empty())
+        else {
             return 0;
         };
         let parts = log.parts[log.overlapping(range)].iter();

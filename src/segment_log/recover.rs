@@ -19,7 +19,6 @@ use super::segment::{Info, Segment, damaged, file_name, newer, parse_name};
 use crate::error::{Error, Result};
 use crate::fs::FileSystem;
 
-
 pub(super) const LOCK: &str = "LOCK";
 
 /// What a directory turned out to hold.
@@ -70,7 +69,11 @@ pub(super) fn check_dir(fs: &dyn FileSystem, dir: &Path, create: bool) -> Result
         path: dir.to_path_buf(),
     };
     if !fs.exists(dir)? {
-        return if create { fs.create_dir_all(dir) } else { Err(not_found()) };
+        return if create {
+            fs.create_dir_all(dir)
+        } else {
+            Err(not_found())
+        };
     }
     match look(fs, dir)? {
         Kind::Empty if !create => Err(not_found()),
@@ -80,16 +83,21 @@ pub(super) fn check_dir(fs: &dyn FileSystem, dir: &Path, create: bool) -> Result
     }
 }
 
-fn create(
-    fs: Arc<dyn FileSystem>,
-    dir: &Path,
-    options: SegmentLogOptions,
-) -> Result<Arc<Core>> {
+fn create(fs: Arc<dyn FileSystem>, dir: &Path, options: SegmentLogOptions) -> Result<Arc<Core>> {
     let store = match options.store_id {
         0 => RandomState::new().hash_one(dir),
         given => given,
     };
-    let core = start(fs, dir, options, Identity { store, ..Identity::default() }, SegmentId(1));
+    let core = start(
+        fs,
+        dir,
+        options,
+        Identity {
+            store,
+            ..Identity::default()
+        },
+        SegmentId(1),
+    );
     core.begin()?;
     Ok(core)
 }
@@ -106,7 +114,13 @@ fn start(
         ..before
     };
     let bytes = options.segment_bytes;
-    let pool = Pool::new(Arc::clone(&fs), dir.to_path_buf(), bytes, before.store, next);
+    let pool = Pool::new(
+        Arc::clone(&fs),
+        dir.to_path_buf(),
+        bytes,
+        before.store,
+        next,
+    );
     let ring = Ring::new(options.ring_bytes);
     let core = Core::new(fs, dir.to_path_buf(), options, pool, identity);
     core.write_tables().ring = ring;
@@ -156,7 +170,10 @@ impl Recovery<'_> {
         }
         recovery.replay()?;
         recovery.judge(&options)?;
-        let next = files.last().map_or(0, |id| id.0 + 1).max(recovery.head.next.0);
+        let next = files
+            .last()
+            .map_or(0, |id| id.0 + 1)
+            .max(recovery.head.next.0);
         recovery.finish(fs, options, SegmentId(next))
     }
 
@@ -244,8 +261,10 @@ impl Recovery<'_> {
             };
             if end != at.offset {
                 let path = self.dir.join(file_name(id));
-                let detail = format!("it follows offset {end} of segment {}, which ends at {}",
-                    at.segment, at.offset);
+                let detail = format!(
+                    "it follows offset {end} of segment {}, which ends at {}",
+                    at.segment, at.offset
+                );
                 return Err(damaged(&path, detail));
             }
             self.enlist(id);
@@ -262,7 +281,10 @@ impl Recovery<'_> {
         // up by this checkpoint.
         let lost = self.hot.keys().find(|id| **id > at.segment);
         if let Some(id) = lost {
-            let detail = format!("nothing leads to it; the log ends in segment {}", at.segment);
+            let detail = format!(
+                "nothing leads to it; the log ends in segment {}",
+                at.segment
+            );
             return Err(damaged(&self.dir.join(file_name(*id)), detail));
         }
         Ok(())
@@ -270,10 +292,12 @@ impl Recovery<'_> {
 
     /// The segment that goes on behind `previous`, and where it says that one ended.
     fn successor(&self, previous: SegmentId) -> Option<(SegmentId, u64)> {
-        self.hot.iter().find_map(|(id, (_, header))| match header.usage {
-            Usage::Hot { previous: p, end } if p == previous => Some((*id, end)),
-            _ => None,
-        })
+        self.hot
+            .iter()
+            .find_map(|(id, (_, header))| match header.usage {
+                Usage::Hot { previous: p, end } if p == previous => Some((*id, end)),
+                _ => None,
+            })
     }
 
     fn enlist(&mut self, id: SegmentId) {
@@ -401,7 +425,11 @@ impl Recovery<'_> {
             }
         }
         let cold = self.cold.into_values().chain(self.hot.into_values());
-        for segment in self.unused.into_iter().chain(cold.map(|(segment, _)| segment)) {
+        for segment in self
+            .unused
+            .into_iter()
+            .chain(cold.map(|(segment, _)| segment))
+        {
             core.pool.recycle(Arc::new(segment));
         }
         match core.begin() {
@@ -419,4 +447,3 @@ fn incomplete(dir: &Path, segment: SegmentId) -> Error {
         missing: format!("the file {}", file_name(segment)),
     }
 }
-

@@ -37,7 +37,9 @@ impl Ring {
 
     /// The bytes at `offset`, if they are still here.
     pub fn find(&self, segment: SegmentId, offset: u64, bytes: u64) -> Option<Bytes> {
-        let behind = self.frames.partition_point(|(s, o, _)| (*s, *o) <= (segment, offset));
+        let behind = self
+            .frames
+            .partition_point(|(s, o, _)| (*s, *o) <= (segment, offset));
         let (found, start, frame) = self.frames.get(behind.checked_sub(1)?)?;
         let within = (offset - start.min(&offset)) as usize;
         let end = within.checked_add(bytes as usize)?;
@@ -59,7 +61,10 @@ mod tests {
         let mut ring = Ring::new(10);
         ring.push(SegmentId(1), 100, Bytes::from_static(b"abcdef"));
         ring.push(SegmentId(2), 0, Bytes::from_static(b"ghi"));
-        assert_eq!(ring.find(SegmentId(1), 102, 3).as_deref(), Some(&b"cde"[..]));
+        assert_eq!(
+            ring.find(SegmentId(1), 102, 3).as_deref(),
+            Some(&b"cde"[..])
+        );
         assert_eq!(ring.find(SegmentId(2), 0, 3).as_deref(), Some(&b"ghi"[..]));
         for (segment, offset, bytes) in [(1, 99, 1), (1, 104, 3), (2, 3, 1), (3, 0, 1), (0, 0, 1)] {
             assert_eq!(ring.find(SegmentId(segment), offset, bytes), None);

@@ -3,9 +3,7 @@
 use std::ops::Range;
 
 use super::batch::check_run;
-use super::format::{
-    COMPRESSED, FRAME_HEAD_MAX, FrameHead, HEADER_BYTES, read_dir,
-};
+use super::format::{COMPRESSED, FRAME_HEAD_MAX, FrameHead, HEADER_BYTES, read_dir};
 use super::index::{Op, Run};
 use super::segment::Info;
 use crate::error::{Error, Result};
@@ -56,10 +54,14 @@ pub(super) fn scan_group(frame: &Frame, bytes: &[u8]) -> Result<Vec<Op>> {
     let ops = read_dir(dir, head.data_bytes);
     let mut ops = ops.ok_or_else(|| {
         let what = format!("the frame at offset {}", head.offset);
-        Error::corruption(None, what, "its directory has the right crc and does not parse")
+        Error::corruption(
+            None,
+            what,
+            "its directory has the right crc and does not parse",
+        )
     })?;
     for op in &mut ops {
-        if let Op::Run(run) = op {
+        if let Some(run) = op.data_mut() {
             run.offset += head.data_start() as u32;
         }
     }
@@ -87,11 +89,11 @@ pub(super) fn tail(info: &Info, bytes: &[u8], start: u64, must_reach: u64) -> Re
             bad: Vec::new(),
         };
         for op in scan_group(&frame, bytes)? {
-            if let Op::Run(run) = op
-                && let Err((stored, computed)) = check_run(&run, seed, stored_bytes(bytes, &run))
+            if let Some(run) = op.data()
+                && let Err((stored, computed)) = check_run(run, seed, stored_bytes(bytes, run))
             {
                 let detail = format!("crc {stored:#010x}, computed {computed:#010x}");
-                frame.bad.push((run, detail));
+                frame.bad.push((*run, detail));
             }
         }
         scanned.end = head.end();
@@ -227,7 +229,9 @@ fn repaired(seed: u32, bytes: &[u8], offset: u64) -> Vec<(RegionId, String)> {
 fn describe(ops: Vec<Op>) -> Vec<(RegionId, String)> {
     let what = |op: &Op| match op {
         Op::Run(run) => format!("entries [{}, {})", run.first, run.range().end),
-        Op::Move { window, .. } => format!("a copy of [{}, {})", window.start, window.end),
+        Op::Copy { window, .. } | Op::Move { window, .. } => {
+            format!("a copy of [{}, {})", window.start, window.end)
+        }
         Op::State { state, .. } => format!("state with last index {}", state.last_index),
         Op::Remove { range, .. } => format!("removal of [{}, {})", range.start, range.end),
         Op::Clear { .. } => "removal of everything".to_string(),

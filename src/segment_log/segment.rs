@@ -62,7 +62,8 @@ impl Segment {
             HeaderFound::Blank => Err(damaged(&self.path, "its header is empty".into())),
             HeaderFound::Newer(got) => Err(newer(&self.path, got)),
             HeaderFound::Damaged(stored, computed) => {
-                let detail = format!("its header has crc {stored:#010x}, computed {computed:#010x}");
+                let detail =
+                    format!("its header has crc {stored:#010x}, computed {computed:#010x}");
                 Err(damaged(&self.path, detail))
             }
         }
@@ -124,7 +125,13 @@ mod tests {
         let name = file_name(SegmentId(0x1f));
         assert_eq!(name, "000000000000001f.seg");
         assert_eq!(parse_name(&name), Some(SegmentId(0x1f)));
-        for foreign in ["1f.seg", "000000000000001F.seg", "../00000000001f.seg", "", ".seg"] {
+        for foreign in [
+            "1f.seg",
+            "000000000000001F.seg",
+            "../00000000001f.seg",
+            "",
+            ".seg",
+        ] {
             assert_eq!(parse_name(foreign), None, "{foreign}");
         }
     }

@@ -91,14 +91,12 @@ impl Core {
             return Ok(());
         }
         self.flush()?;
-        let position = self.read_tables().position;
-        if !self.is_begun.load(Acquire) || upkeep.checkpointed == Some(position) {
+        let is_as_opened = self.counters.groups.load(Relaxed) == 0;
+        if is_as_opened || !self.is_begun.load(Acquire) {
             return Ok(());
         }
         self.seal(&mut upkeep, true)?;
-        self.checkpoint(true)?;
-        upkeep.checkpointed = Some(position);
-        Ok(())
+        self.checkpoint(true).map(drop)
     }
 
     /// Calls `look` with every region, a few at a time, so that no writer waits for long. A region that
@@ -120,10 +118,14 @@ impl Core {
             let position = tables.position.segment;
             let is_open = |info: &Info| {
                 let id = info.identity.segment;
-                let is_written_to = !info.is_cold && id >= position && !(with_last && id == position);
+                let is_written_to =
+                    !info.is_cold && id >= position && !(with_last && id == position);
                 is_written_to || (copying == Some(id) && !with_last)
             };
-            let infos = tables.segments.values().filter(|i| i.footer.is_none() && !is_open(i));
+            let infos = tables
+                .segments
+                .values()
+                .filter(|i| i.footer.is_none() && !is_open(i));
             let live = infos.filter(|i| tables.index.usages.of(i.identity.segment).parts > 0);
             live.cloned().collect()
         };
@@ -202,7 +204,11 @@ impl Core {
         let mut chosen = BTreeSet::new();
         for (segment, taken) in bytes {
             let has_footer = |i: &Info| i.footer.is_some();
-            let is_sealed = self.read_tables().segments.get(&segment).is_some_and(has_footer);
+            let is_sealed = self
+                .read_tables()
+                .segments
+                .get(&segment)
+                .is_some_and(has_footer);
             if total > self.options.index_bytes_max && is_sealed && taken > 0 {
                 chosen.insert(segment);
                 total -= taken;
@@ -215,7 +221,9 @@ impl Core {
         for some in regions.chunks(REGIONS_AT_A_TIME) {
             let mut tables = self.write_tables();
             for region in some {
-                tables.index.forget(*region, |segment| chosen.contains(&segment));
+                tables
+                    .index
+                    .forget(*region, |segment| chosen.contains(&segment));
             }
         }
     }
@@ -232,7 +240,11 @@ impl Core {
         let (dead, bytes) = self.checkpoint(false)?;
         (upkeep.checkpoint_bytes, upkeep.logged_bytes) = (bytes, logged);
         upkeep.checkpointed = Some(position);
-        if upkeep.cold.as_ref().is_some_and(|cold| dead.contains(&cold.id())) {
+        if upkeep
+            .cold
+            .as_ref()
+            .is_some_and(|cold| dead.contains(&cold.id()))
+        {
             upkeep.cold = None;
         }
         self.retire(&dead);

@@ -35,7 +35,10 @@ fn recover(shared: &mut Shared, image: &MemFs, options: &SegmentLogOptions, what
         let after = image.after_power_cut(Lost::Everything, 0);
         drop(log);
         let again = content(&open(&after, options)?)?;
-        assert_eq!(seen, again, "{what}: what was served after a cut was lost in the next");
+        assert_eq!(
+            seen, again,
+            "{what}: what was served after a cut was lost in the next"
+        );
         Ok(seen)
     });
     let verdict = match seen {
@@ -69,7 +72,12 @@ fn recover_nested(
     let images = std::mem::take(&mut *images.lock().expect("nothing panics here"));
     for (at, image) in images.iter().enumerate() {
         shared.nested += 1;
-        recover(shared, &image.after_kill(), options, &format!("depth {depth}, change {at}"));
+        recover(
+            shared,
+            &image.after_kill(),
+            options,
+            &format!("depth {depth}, change {at}"),
+        );
         // One in several, or there would be millions.
         if depth < DEPTH && (at as u64 + seed).is_multiple_of(29) {
             recover_nested(shared, image, options, (depth + 1, seed * 31 + at as u64));
@@ -92,7 +100,10 @@ fn live(seed: u64, steps: usize, flaw: Option<Flaw>, options: SegmentLogOptions)
         let mut shared = lock(&seen);
         for lost in [Lost::Nothing, Lost::Half, Lost::Everything] {
             let image = watched.after_power_cut(lost, seed * 1_000_003 + change);
-            let what = format!("seed {seed}, before change {change} ({op} {}), {lost:?}", path.display());
+            let what = format!(
+                "seed {seed}, before change {change} ({op} {}), {lost:?}",
+                path.display()
+            );
             recover(&mut shared, &image.after_kill(), &again, &what);
             if change % 37 == 5 && lost != Lost::Nothing {
                 recover_nested(&mut shared, &image, &again, (1, seed + change));
@@ -131,7 +142,11 @@ fn take(log: &SegmentLog, shared: &Mutex<Shared>, step: Step) {
         Step::Maintain => log.maintain().expect("maintain"),
     }
     let seen = content(log).expect("read");
-    assert_eq!(&seen, lock(shared).expected.newest(), "what is read while it is open");
+    assert_eq!(
+        &seen,
+        lock(shared).expected.newest(),
+        "what is read while it is open"
+    );
 }
 
 /// What `count` lives came to.
@@ -156,7 +171,12 @@ fn lives(seeds: std::ops::Range<u64>, flaw: Option<Flaw>) -> (u64, u64, Vec<Stri
 fn hold(seeds: std::ops::Range<u64>) -> u64 {
     let (cuts, nested, wrong) = lives(seeds, None);
     eprintln!("{cuts} cuts, {nested} of them of recoveries");
-    assert!(wrong.is_empty(), "{} of {cuts} cuts: {:#?}", wrong.len(), &wrong[..wrong.len().min(5)]);
+    assert!(
+        wrong.is_empty(),
+        "{} of {cuts} cuts: {:#?}",
+        wrong.len(),
+        &wrong[..wrong.len().min(5)]
+    );
     assert!(nested > cuts / 20, "recoveries were cut too");
     cuts
 }
@@ -177,7 +197,12 @@ fn no_cut_loses_or_brings_back_an_entry_either() {
 
 #[test]
 fn the_cuts_notice_every_sync_that_is_left_out() {
-    for flaw in [Flaw::FileSync, Flaw::DirSync, Flaw::SegmentSync, Flaw::CheckpointSync] {
+    for flaw in [
+        Flaw::FileSync,
+        Flaw::DirSync,
+        Flaw::SegmentSync,
+        Flaw::CheckpointSync,
+    ] {
         let (cuts, _, wrong) = lives(0..1, Some(flaw));
         assert!(!wrong.is_empty(), "{cuts} cuts did not notice {flaw:?}");
     }
@@ -193,7 +218,10 @@ fn a_group_of_tickets_survives_whole() {
         batch.append(RegionId(index), vec![entry(1, 1, vec![index as u8; 300])]);
         batch
     };
-    let submit = |index| log.submit(&batch(index), Durability::Synced).expect("submit");
+    let submit = |index| {
+        log.submit(&batch(index), Durability::Synced)
+            .expect("submit")
+    };
     let tickets: Vec<_> = (1..20).map(submit).collect();
     let before = log.stats().syncs;
     for ticket in tickets {

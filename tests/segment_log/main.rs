@@ -4,6 +4,7 @@ mod cuts;
 mod faults;
 mod flips;
 mod model;
+mod node;
 mod observed;
 mod support;
 mod upkeep;

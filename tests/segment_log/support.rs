@@ -66,7 +66,9 @@ pub fn content(log: &dyn RaftLogStorage) -> Result<Content> {
             let together = log.read_entries(region, range, u64::MAX)?;
             assert_eq!(together, entries, "read together and one by one");
         }
-        content.0.insert(region.0, (log.read_state(region)?, entries));
+        content
+            .0
+            .insert(region.0, (log.read_state(region)?, entries));
     }
     Ok(content)
 }
@@ -216,7 +218,8 @@ impl Expected {
     pub fn begin(&mut self, batch: &LogBatch) {
         let written = self.model.write(batch, Durability::Buffered);
         written.expect("the model takes everything");
-        self.after.push(content(&self.model).expect("the model is whole"));
+        self.after
+            .push(content(&self.model).expect("the model is whole"));
     }
 
     /// That everything begun was made durable.
@@ -236,7 +239,11 @@ impl Expected {
         }
         let old = self.after[..self.durable].iter().rposition(|c| c == found);
         Err(match old {
-            Some(at) => format!("step {at} of {}, acknowledged is {}", self.after.len(), self.durable),
+            Some(at) => format!(
+                "step {at} of {}, acknowledged is {}",
+                self.after.len(),
+                self.durable
+            ),
             None => format!("content of no step; acknowledged is {}", self.durable),
         })
     }
