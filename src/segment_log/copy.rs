@@ -235,10 +235,9 @@ impl Core {
 
     /// The cold segment, or a fresh one if it is full.
     fn cold_with_room(&self, upkeep: &mut Upkeep, bytes: u64) -> Result<Cold> {
-        if let Some(cold) = upkeep.cold.take() {
-            if cold.end + bytes <= cold.segment.size {
-                return Ok(cold);
-            }
+        let has_room = |cold: &Cold| cold.end + bytes <= cold.segment.size;
+        if let Some(cold) = upkeep.cold.take().filter(has_room) {
+            return Ok(cold);
         }
         let segment = Arc::new(self.pool.take(HEADER_BYTES + bytes)?);
         let identity = Identity {

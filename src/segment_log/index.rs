@@ -5,6 +5,7 @@
 //! over a later state, and ends in the same state; checkpoints rely on it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 
 use super::format::SegmentId;
@@ -257,10 +258,32 @@ impl RegionLog {
     }
 }
 
+/// Spreads the numbers of regions, which the placement gives out and no stranger chooses.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RegionHasher(u64);
+
+impl Hasher for RegionHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes
+            .iter()
+            .for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        let mixed = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // The table takes its bucket from the low bits and its tag from the high ones.
+        self.0 = mixed ^ (mixed >> 32);
+    }
+}
+
 /// The whole index.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    pub regions: HashMap<RegionId, RegionLog>,
+    pub regions: HashMap<RegionId, RegionLog, BuildHasherDefault<RegionHasher>>,
     pub usages: Usages,
 }
 

@@ -10,13 +10,13 @@ use peerstore::{File, FileLock, FileSystem, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flaw {
     /// No file is synced.
-    FileSync,
+    Files,
     /// No directory is.
-    DirSync,
+    Directories,
     /// Of the files only the checkpoints are.
-    SegmentSync,
+    Segments,
     /// Of the files only the segments are.
-    CheckpointSync,
+    Checkpoints,
 }
 
 type Hook = Box<dyn FnMut(&'static str, &Path) + Send>;
@@ -81,7 +81,7 @@ impl FileSystem for Observed {
     fn sync_dir(&self, path: &Path) -> Result<()> {
         self.before("sync directory", path);
         match self.flaw {
-            Some(Flaw::DirSync) => Ok(()),
+            Some(Flaw::Directories) => Ok(()),
             _ => self.inner.sync_dir(path),
         }
     }
@@ -117,10 +117,10 @@ impl File for ObservedFile {
         self.fs.before("sync", &self.path);
         let is_segment = self.path.extension().is_some_and(|e| e == "seg");
         let left_out = match self.fs.flaw {
-            Some(Flaw::FileSync) => true,
-            Some(Flaw::SegmentSync) => is_segment,
-            Some(Flaw::CheckpointSync) => !is_segment,
-            Some(Flaw::DirSync) | None => false,
+            Some(Flaw::Files) => true,
+            Some(Flaw::Segments) => is_segment,
+            Some(Flaw::Checkpoints) => !is_segment,
+            Some(Flaw::Directories) | None => false,
         };
         if left_out { Ok(()) } else { self.inner.sync() }
     }
