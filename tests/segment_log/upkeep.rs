@@ -244,3 +244,49 @@ fn a_newer_format_is_refused() {
         Err(Error::UnsupportedVersion { got: 9, max: 1, .. })
     ));
 }
+
+/// A power cut may leave the first frames of a segment and take its header. It is a spare again then,
+/// and written from its start: what lies behind must not become a part of the log.
+#[test]
+fn frames_of_an_earlier_opening_never_come_back() {
+    // Of one of these sizes a frame ends with its page, so that nothing fills up what is behind it.
+    (4_000..4_096).for_each(come_back_never);
+}
+
+fn come_back_never(bytes: usize) {
+    let (fs, mut options) = (MemFs::new(), options());
+    options.compress = false;
+    let log = open(&fs, &options).expect("open");
+    log.maintain().expect("maintain");
+    let path = Path::new(DIR).join(format!("{:016x}.seg", 1));
+    let header = |fs: &MemFs| {
+        let (mut bytes, file) = ([0; 512], fs.open(&path).expect("open"));
+        file.read_exact_at(&mut bytes, 0).expect("read");
+        bytes
+    };
+    let spare = header(&fs);
+    let write = |log: &SegmentLog, index, byte, durability| {
+        let mut batch = LogBatch::default();
+        batch.append(RegionId(1), vec![entry(index, 1, vec![byte; bytes])]);
+        log.write(&batch, durability).expect("write");
+    };
+    write(&log, 1, 1, Durability::Buffered);
+    write(&log, 2, 2, Durability::Buffered);
+    assert!(header(&fs) != spare, "the first segment is in use");
+    let cut = fs.after_kill();
+    let file = cut.open_for_write(&path).expect("open");
+    file.write_all_at(&spare, 0).expect("write");
+    file.sync().expect("sync");
+    let log = open(&cut, &options).expect("open");
+    assert!(
+        log.regions().expect("regions").is_empty(),
+        "nothing was acknowledged"
+    );
+    // As long as the first of before, so that the second of before lies right behind it.
+    write(&log, 1, 3, Durability::Synced);
+    let log = open(&cut.after_kill(), &options).expect("open");
+    let first = log.read_entry(RegionId(1), 1).expect("read");
+    assert_eq!(first, Some(entry(1, 1, vec![3; bytes])));
+    let second = log.read_entry(RegionId(1), 2).expect("read");
+    assert_eq!(second, None, "of the earlier opening, {bytes} bytes");
+}
