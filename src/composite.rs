@@ -22,6 +22,7 @@ use crate::peer_storage::{
 };
 use crate::proto::{Region, RegionLocalState, StoreIdent};
 use crate::raft_log::{LogBatch, LogStats, RaftLogStorage};
+use crate::segment_log::{SegmentLog, SegmentLogOptions, SyncPolicy};
 use crate::snapshot_dir::{self, SnapshotDir, SnapshotOptions};
 use crate::snapshot_store::RaftSnapshotStorage;
 use crate::types::{Durability, PeerId, RegionId};
@@ -366,8 +367,10 @@ fn ident_of(config: &Config) -> StoreIdent {
 /// What the config keeps in the directory.
 fn contents(config: &Config) -> Contents {
     let mut parts = Vec::new();
-    if config.log == LogBackend::Rocksdb {
-        parts.push((RAFT, "rocksdb"));
+    match config.log {
+        LogBackend::Rocksdb => parts.push((RAFT, "rocksdb")),
+        LogBackend::AppendLog => parts.push((RAFT, "append_log")),
+        LogBackend::Memory => {}
     }
     if config.app == AppBackend::Rocksdb {
         parts.push((KV, "rocksdb"));
@@ -392,11 +395,11 @@ fn open_parts(fs: Arc<dyn FileSystem>, dir: &Path, config: &Config) -> Result<Pa
                 },
                 ..Default::default()
             };
-            Arc::new(SnapshotDir::open(fs, dir.join(SNAPSHOTS), options)?)
+            Arc::new(SnapshotDir::open(fs.clone(), dir.join(SNAPSHOTS), options)?)
         }
     };
     Ok(Parts {
-        log: open_log(&dir.join(RAFT), config)?,
+        log: open_log(fs, &dir.join(RAFT), config)?,
         app: open_app(&dir.join(KV), config)?,
         snapshots,
     })
@@ -411,8 +414,32 @@ fn rocks_options(config: &Config) -> crate::rocks::RocksOptions {
     }
 }
 
-fn open_log(dir: &Path, config: &Config) -> Result<Arc<dyn RaftLogStorage>> {
+fn segment_options(config: &Config) -> SegmentLogOptions {
+    let config = &config.append_log;
+    SegmentLogOptions {
+        segment_bytes: config.segment_bytes,
+        spare_segments: config.spare_segments as usize,
+        sync: match config.flush_interval_ms {
+            0 => SyncPolicy::EachGroup,
+            ms => SyncPolicy::Interval(Duration::from_millis(ms)),
+        },
+        ring_bytes: config.ring_bytes as usize,
+        index_bytes_max: config.index_bytes_max,
+        compress: config.compress,
+        ..Default::default()
+    }
+}
+
+fn open_log(
+    fs: Arc<dyn FileSystem>,
+    dir: &Path,
+    config: &Config,
+) -> Result<Arc<dyn RaftLogStorage>> {
     match config.log {
+        LogBackend::AppendLog => {
+            let log = SegmentLog::open(fs, dir, segment_options(config))?;
+            Ok(Arc::new(log))
+        }
         LogBackend::Memory => Ok(Arc::new(MemoryLog::default())),
         #[cfg(feature = "rocksdb")]
         LogBackend::Rocksdb => {

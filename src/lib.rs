@@ -127,6 +127,7 @@ mod raft_log;
 mod reader;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
+pub mod segment_log;
 mod size;
 mod snapshot_data;
 pub mod snapshot_dir;
@@ -146,8 +147,8 @@ pub use app_store::{
 };
 pub use composite::{CompositeStorage, Parts};
 pub use config::{
-    AppBackend, Compression, Config, LogBackend, RocksConfig, SnapshotBackend, SnapshotConfig,
-    StoreConfig, TlsConfig, TransportConfig,
+    AppBackend, AppendLogConfig, Compression, Config, LogBackend, RocksConfig, SnapshotBackend,
+    SnapshotConfig, StoreConfig, TlsConfig, TransportConfig,
 };
 pub use entry_cache::CacheStats;
 pub use error::{Error, RecoveryError, Result};
