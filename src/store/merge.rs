@@ -267,7 +267,9 @@ impl StoreCore {
             Moved::Not if self.peers.get(&id).is_some_and(|p| p.is_leader()) => {
                 self.ask_target(source, &expected, merge.commit);
             }
-            Moved::Not => {}
+            // Where it leads, it is asked. If nothing comes of that, the target of this store may be one
+            // that waits for a snapshot, which waits for this merge to end.
+            Moved::Not => self.let_another_look(source),
         }
     }
 
