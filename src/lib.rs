@@ -155,6 +155,7 @@ pub use error::{Error, RecoveryError, Result};
 pub use fs::{DiskFs, File, FileLock, FileSystem};
 pub use kv::{KvCommand, KvRefusal, KvReply, KvStateMachine};
 pub use logger::raft_logger;
+pub use peer::REGION_TRANSITIONS;
 pub use peer_storage::{
     GcInput, GcPolicy, PeerStorage, SNAPSHOT_TRANSITIONS, SnapshotState, Staged,
 };

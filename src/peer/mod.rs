@@ -9,6 +9,7 @@
 //! | `reads` | linearizable reads by read index |
 //! | `check` | what a message must satisfy before raft sees it |
 //! | `send` | messages on their way out, and in |
+//! | `stage` | how a peer stands |
 //! | `transfer` | leadership that is handed over |
 //! | `merging` | what a merge needs of a source's log |
 //! | `sleep` | ticks, and the sleep of a region that has nothing to do |
@@ -24,6 +25,7 @@ mod reads;
 mod ready;
 mod send;
 mod sleep;
+mod stage;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -32,11 +34,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use raft::eraftpb::Message;
-use raft::{RawNode, Ready, StateRole};
+use raft::{RawNode, StateRole};
 
 pub use check::Refusal;
 pub use handover::{AdminEntry, Machines};
 pub use propose::ProposeData;
+pub use stage::{Installing, REGION_TRANSITIONS, Stage};
 
 use crate::error::{Error, Result};
 use crate::peer_storage::{PeerStorage, Staged};
@@ -123,19 +126,6 @@ impl Outbox {
     }
 }
 
-/// How a peer stands.
-#[derive(Debug)]
-pub enum Stage {
-    /// It takes part.
-    Active,
-    /// A snapshot is being installed: raft is not touched until it is done.
-    Installing(Box<Installing>),
-    /// It goes as soon as nothing of it is being written.
-    Leaving,
-    /// It cannot go on.
-    Stopped(String),
-}
-
 /// What has become of a merge where this peer has not come to yet.
 #[derive(Debug)]
 pub enum MergeElsewhere {
@@ -145,13 +135,6 @@ pub enum MergeElsewhere {
     TakenIn(Region),
     /// The region has gone on by itself.
     RolledBack,
-}
-
-/// See [`Stage::Installing`].
-#[derive(Debug)]
-pub struct Installing {
-    ready: Ready,
-    messages: Vec<Message>,
 }
 
 /// Writes that are on their way to the disk.
@@ -335,7 +318,7 @@ impl Peer {
     pub fn stop(&mut self, reason: &str) {
         if !matches!(self.stage, Stage::Stopped(_) | Stage::Leaving) {
             tracing::error!(region = %self.key.region, reason, "region stopped");
-            self.stage = Stage::Stopped(reason.to_owned());
+            self.stage.go(Stage::Stopped(reason.to_owned()));
         }
         let region = self.key.region;
         // What is in the log may have left it for other replicas, and be applied there.
@@ -369,7 +352,9 @@ impl Peer {
     /// Begins to leave: no ready is taken any more, and whoever waits is told.
     pub fn leave(&mut self) {
         let region = self.key.region;
-        self.stage = Stage::Leaving;
+        if !matches!(self.stage, Stage::Leaving) {
+            self.stage.go(Stage::Leaving);
+        }
         self.reads.fail(|| Error::RegionNotFound { region });
         self.fail_waiters(|| Error::Uncertain { region });
     }

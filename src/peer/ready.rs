@@ -78,7 +78,7 @@ impl Peer {
         out.changed.push(self.key);
         self.installing = true;
         let installing = Installing { ready, messages };
-        self.stage = Stage::Installing(Box::new(installing));
+        self.stage.go(Stage::Installing(Box::new(installing)));
         Ok(())
     }
 
@@ -87,10 +87,11 @@ impl Peer {
     pub fn installed(&mut self, installed: Installed, out: &mut Outbox) {
         self.installing = false;
         self.raft.mut_store().accept_installed(installed);
-        let stage = std::mem::replace(&mut self.stage, Stage::Active);
-        let Stage::Installing(installing) = stage else {
+        if !matches!(self.stage, Stage::Installing(_)) {
             self.handover.restart_at(self.storage().applied_index());
-            self.stage = stage;
+            return;
+        }
+        let Stage::Installing(installing) = self.stage.go(Stage::Active) else {
             return;
         };
         let Installing { ready, messages } = *installing;

@@ -476,11 +476,14 @@ impl StoreCore {
         for id in region.peers.iter().map(|p| p.id).chain([region.id]) {
             self.placement.observe_id(id);
         }
+        // One that was stopped may have been the leader, and is of no use as one.
+        let serves = !matches!(peer.stage(), Stage::Stopped(_) | Stage::Leaving);
+        let own = peer.id().0;
         let status = RegionStatus {
             peer: peer.id(),
-            leader: peer.leader(),
+            leader: peer.leader().filter(|leader| serves || leader.id != own),
             term: peer.raft().raft.term,
-            is_leader: peer.is_leader(),
+            is_leader: peer.is_leader() && serves,
             state: stage_of(peer),
             region,
         };

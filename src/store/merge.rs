@@ -342,11 +342,19 @@ impl StoreCore {
     /// Whether this region, which others say was merged into `target`, is still needed here: by a target
     /// that may take it in by its log.
     pub(super) fn is_needed_by(&self, target: &Region) -> bool {
-        let Some(peer) = self.peers.get(&target.region_id()) else {
-            return false;
-        };
-        let moved = compare(peer.region().region_epoch, target.region_epoch);
-        peer.region().is_initialized() && !matches!(moved, Moved::On)
+        let id = target.region_id();
+        match self.peers.get(&id) {
+            Some(peer) if peer.region().is_initialized() => {
+                let moved = compare(peer.region().region_epoch, target.region_epoch);
+                !matches!(moved, Moved::On)
+            }
+            // It comes yet, by the split that makes it or by a snapshot, if it has a place here.
+            _ => {
+                let own = self.out.store_id;
+                let has_place = target.peers.iter().any(|p| p.store_id == own);
+                has_place && !self.tombstones.contains_key(&id)
+            }
+        }
     }
 
     /// Whether `other` was taken in by `taker`, which has given some of its keys away again since: it is
