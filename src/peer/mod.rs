@@ -131,8 +131,8 @@ impl Outbox {
 pub enum MergeElsewhere {
     /// Nobody has said anything.
     Unknown,
-    /// The region was taken in by this one, as that was before.
-    TakenIn(Region),
+    /// The region was taken in by this one, as that was before; so often that was said.
+    TakenIn(Region, u32),
     /// The region has gone on by itself.
     RolledBack,
 }
@@ -404,8 +404,14 @@ impl Peer {
     }
 
     /// Somebody has said that the region was taken in by `target`, which is what it was before.
-    pub fn set_taken_in(&mut self, target: &Region) {
-        self.merge_elsewhere = MergeElsewhere::TakenIn(target.clone());
+    /// How often that was said.
+    pub fn set_taken_in(&mut self, target: &Region) -> u32 {
+        let before = match &self.merge_elsewhere {
+            MergeElsewhere::TakenIn(known, said) if known == target => *said,
+            _ => 0,
+        };
+        self.merge_elsewhere = MergeElsewhere::TakenIn(target.clone(), before + 1);
+        before + 1
     }
 
     /// Others of the region are at `epoch`. A region that waits for a merge has a newer one only if the

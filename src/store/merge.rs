@@ -341,18 +341,25 @@ impl StoreCore {
 
     /// Whether this region, which others say was merged into `target`, is still needed here: by a target
     /// that may take it in by its log.
-    pub(super) fn is_needed_by(&self, target: &Region) -> bool {
+    pub(super) fn is_needed_by(&self, target: &Region) -> Need {
         let id = target.region_id();
         match self.peers.get(&id) {
             Some(peer) if peer.region().is_initialized() => {
                 let moved = compare(peer.region().region_epoch, target.region_epoch);
-                !matches!(moved, Moved::On)
+                match moved {
+                    Moved::On => Need::No,
+                    Moved::Not | Moved::Behind => Need::Yes,
+                }
             }
-            // It comes yet, by the split that makes it or by a snapshot, if it has a place here.
+            // It comes yet, by the split that makes it or by a snapshot, if it has a place here, and has
+            // not come to its own end meanwhile.
             _ => {
                 let own = self.out.store_id;
                 let has_place = target.peers.iter().any(|p| p.store_id == own);
-                has_place && !self.tombstones.contains_key(&id)
+                match has_place && !self.tombstones.contains_key(&id) {
+                    true => Need::Perhaps,
+                    false => Need::No,
+                }
             }
         }
     }
@@ -361,7 +368,7 @@ impl StoreCore {
     /// known that the merge has happened, and `taker` is from behind it.
     pub(super) fn is_superseded(&self, other: RegionId, taker: &Region) -> bool {
         let elsewhere = self.peers.get(&other).map(|p| p.merge_elsewhere());
-        let Some(MergeElsewhere::TakenIn(target)) = elsewhere else {
+        let Some(MergeElsewhere::TakenIn(target, _)) = elsewhere else {
             return false;
         };
         let moved = compare(taker.region_epoch, target.region_epoch);
@@ -391,6 +398,16 @@ impl StoreCore {
             "region {id} waits to be merged into it, and its keys are not in the snapshot"
         ))
     }
+}
+
+/// Whether a source that was taken in elsewhere is needed by the target of its store.
+pub(super) enum Need {
+    /// It would not look for it.
+    No,
+    /// If it comes here.
+    Perhaps,
+    /// Its log comes to the merge.
+    Yes,
 }
 
 /// How far the target has come, seen from the one that the source named.

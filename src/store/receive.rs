@@ -5,6 +5,7 @@ use raft::eraftpb::{Message, MessageType};
 
 use super::core::StoreCore;
 use super::lifecycle::Opening;
+use super::merge::Need;
 use crate::error::{Error, Result};
 use crate::peer::Refusal;
 use crate::proto::{Region, RegionEpoch};
@@ -176,12 +177,17 @@ impl StoreCore {
         if !newer && !ended {
             return;
         }
-        if let Some(target) = into.filter(|target| self.is_needed_by(target)) {
-            // Its target may still take it in by its log. If that comes by a snapshot, this goes then.
-            if let Some(peer) = self.peers.get_mut(&region) {
-                peer.set_taken_in(target);
+        if let Some(target) = into {
+            // Its target may still take it in by its log. If that comes by a snapshot, this goes then. One
+            // that is not here yet is waited for, and not for ever: others may want the keys.
+            let need = self.is_needed_by(target);
+            let peer = self.peers.get_mut(&region);
+            let said = peer.map_or(0, |peer| peer.set_taken_in(target));
+            match need {
+                Need::Yes => return,
+                Need::Perhaps if said < TOLD_GONE_MAX => return,
+                Need::Perhaps | Need::No => {}
             }
-            return;
         }
         tracing::info!(%region, ?own, ?theirs, "this peer was removed from its region");
         self.leave(region);
@@ -300,6 +306,10 @@ impl StoreCore {
         newer && starts && ends
     }
 }
+
+/// How often a source is told that it was taken in before it goes, with no target here that it could wait
+/// for.
+const TOLD_GONE_MAX: u32 = 16;
 
 /// Whether a message may make the peer it is for.
 fn can_create(envelope: &PeerMessage) -> bool {
