@@ -80,8 +80,9 @@ impl Default for PeerOptions {
             heartbeat_ticks: 2,
             sleep_after_ticks: 20,
             gc_ticks: 10,
-            message_bytes_max: 1 << 20,
-            inflight_messages_max: 64,
+            // So that a follower which is far behind is not flooded: 8 MiB are on their way at most.
+            message_bytes_max: 256 << 10,
+            inflight_messages_max: 32,
             seed: 0,
         }
     }

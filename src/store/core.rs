@@ -472,7 +472,10 @@ impl StoreCore {
             return;
         };
         let region = peer.region().clone();
-        self.ranges.put(&region);
+        // While a snapshot is installed, what it brings is held too.
+        if !matches!(peer.stage(), Stage::Installing(_)) {
+            self.ranges.put(&region);
+        }
         for id in region.peers.iter().map(|p| p.id).chain([region.id]) {
             self.placement.observe_id(id);
         }

@@ -256,12 +256,20 @@ impl StoreCore {
             return;
         }
         let also = self.take_over_covered(key.region, &message);
+        let brought = RaftSnapshotData::of_snapshot(key.region, message.get_snapshot());
         self.try_peer(key, |peer, out| peer.install(message, also, out));
         let Some(peer) = self.peers.get(&key.region) else {
             return;
         };
         let is_stopped = match peer.stage() {
-            Stage::Installing(_) => return,
+            Stage::Installing(_) => {
+                // From now on, or two snapshots could bring the same keys at the same time.
+                if let Ok(Some(data)) = brought {
+                    let before = peer.region().clone();
+                    self.ranges.put(&both(before, data.region));
+                }
+                return;
+            }
             stage => matches!(stage, Stage::Stopped(_)),
         };
         // raft had no use for it, or it cannot be installed: nothing was written.
@@ -437,4 +445,16 @@ impl StoreCore {
             Err(error) => tracing::warn!(region = %key.region, %error, "size not known"),
         }
     }
+}
+
+/// The region `after`, over what it and `before` hold: until it is known to be the one, it is both.
+fn both(before: Region, mut after: Region) -> Region {
+    if before.is_initialized() {
+        after.start_key = after.start_key.min(before.start_key);
+        after.end_key = match after.end_key.is_empty() || before.end_key.is_empty() {
+            true => Vec::new(),
+            false => after.end_key.max(before.end_key),
+        };
+    }
+    after
 }
