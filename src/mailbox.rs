@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
+/// How often others are let go before a receiver sleeps.
+const YIELDS: usize = 8;
+
 /// The sending end. The queue is closed when the last one is dropped.
 pub struct Sender<T>(Arc<Shared<T>>);
 
@@ -109,6 +112,13 @@ impl<T> Receiver<T> {
     /// Adds everything that waits to `into`, in the order of the sends; waits for something until
     /// `deadline`, or for ever.
     pub fn receive(&self, into: &mut Vec<T>, deadline: Option<Instant>) -> Received {
+        // Whoever is about to send is let go first: then nobody has to be woken, and more comes at once.
+        for _ in 0..YIELDS {
+            if self.try_receive(into) {
+                return Received::Some;
+            }
+            std::thread::yield_now();
+        }
         let mut queue = self.0.lock();
         loop {
             if take(&mut queue.waiting, into) {

@@ -115,18 +115,28 @@ fn join(thread: JoinHandle<()>) {
     }
 }
 
+/// After about so many messages what they ask for is handed over, though more may wait.
+const GATHER_MAX: usize = 4096;
+
 /// The raft thread.
 fn run(mut core: StoreCore, messages: &Receiver<StoreMsg>, tick: Duration) {
     let mut next_tick = Instant::now() + tick;
     let mut waiting = Vec::new();
     loop {
-        // Whatever waits goes into the same readies, and the same write.
+        // Whatever waits goes into the same readies, and the same write; so does what comes meanwhile.
         if messages.receive(&mut waiting, Some(next_tick)) == Received::Closed {
             return;
         }
-        for message in waiting.drain(..) {
-            if !core.handle(message) {
-                return;
+        let mut handled = 0;
+        loop {
+            handled += waiting.len();
+            for message in waiting.drain(..) {
+                if !core.handle(message) {
+                    return;
+                }
+            }
+            if handled >= GATHER_MAX || !messages.try_receive(&mut waiting) {
+                break;
             }
         }
         let now = Instant::now();
