@@ -351,6 +351,34 @@ pub enum Error {
         /// How many there are.
         left: u64,
     },
+    /// A cursor is not one that this scan gave.
+    #[error("the cursor cannot be used: {reason}; begin the scan again without one")]
+    CursorInvalid {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A cursor is of another read transaction, whose moment may be gone.
+    #[error("the cursor is of another read transaction; begin the scan again without one")]
+    CursorExpired,
+    /// Somebody else has changed what a transaction writes, or has read for update. Nothing was written.
+    #[error("another transaction has changed the same keys; begin again")]
+    TransactionConflict,
+    /// A value that is to be counted up is no number.
+    #[error("the value of key \"{}\" is not a decimal number of 64 bits; it was left as it is", .key.escape_ascii())]
+    NotANumber {
+        /// The key.
+        key: Vec<u8>,
+    },
+    /// A number would become too large to count on. It was left as it is.
+    #[error("{present} under key \"{}\" plus {by} does not fit into 64 bits; it was left as it is", .key.escape_ascii())]
+    NumberOverflow {
+        /// The key.
+        key: Vec<u8>,
+        /// The number.
+        present: i64,
+        /// What was to be added.
+        by: i64,
+    },
     /// A background worker is gone: its node was shut down.
     #[error("the {worker} worker is gone; the node was shut down")]
     WorkerGone {

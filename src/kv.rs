@@ -1,5 +1,5 @@
 //! A state machine that is ready to use: keys, values and what is done to them. Uses: state_machine,
-//! app_store, types, error. Never does I/O of its own.
+//! app_store, transaction, types, error. Never does I/O of its own.
 
 #[cfg(test)]
 mod tests;
@@ -9,6 +9,7 @@ use raft::eraftpb::{Entry, EntryType};
 
 use crate::error::Result;
 use crate::state_machine::{ApplyBatch, StateMachine};
+use crate::transaction::decimal;
 use crate::types::KeyRange;
 
 /// What is done to keys and values. The data of an entry is what [`KvCommand::encode`] gives.
@@ -247,7 +248,7 @@ fn swap(
 
 fn increment(batch: &mut ApplyBatch<'_>, key: &[u8], by: i64) -> Result<KvReply> {
     let present = match batch.get(key)? {
-        Some(value) => number(&value),
+        Some(value) => decimal(&value),
         None => Some(0),
     };
     let Some(present) = present else {
@@ -258,14 +259,6 @@ fn increment(batch: &mut ApplyBatch<'_>, key: &[u8], by: i64) -> Result<KvReply>
     };
     batch.put(key, sum.to_string());
     Ok(KvReply::Incremented(sum))
-}
-
-/// The number that `value` is. Only its own decimal form is one, so that no replica can read it in
-/// another way and what is compared and swapped is what was counted.
-fn number(value: &[u8]) -> Option<i64> {
-    let text = std::str::from_utf8(value).ok()?;
-    let number: i64 = text.parse().ok()?;
-    (number.to_string() == text).then_some(number)
 }
 
 fn apply_all(batch: &mut ApplyBatch<'_>, commands: &[KvCommand]) -> Result<KvReply> {

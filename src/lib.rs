@@ -121,6 +121,7 @@ mod raft_log;
 mod reader;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
+mod scan;
 mod size;
 mod snapshot_data;
 pub mod snapshot_dir;
@@ -130,6 +131,7 @@ mod state_machine;
 mod store;
 pub mod tcp;
 mod ticket;
+mod transaction;
 mod transport;
 mod types;
 mod workers;
@@ -158,6 +160,7 @@ pub use proto::{
 };
 pub use raft_log::{LogBatch, LogOp, LogStats, RaftLogStorage};
 pub use reader::Reader;
+pub use scan::{Cursor, Page, Scan};
 pub use snapshot_data::{RaftSnapshotData, SNAPSHOT_DATA_VERSION};
 pub use snapshot_store::{
     RaftSnapshotStorage, SnapshotFile, SnapshotId, SnapshotInfo, SnapshotKey, SnapshotMeta,
@@ -169,6 +172,7 @@ pub use store::{
     StorePart, StoreStats,
 };
 pub use ticket::Ticket;
+pub use transaction::{DataTransaction, ReadTransaction, TransactionalStorage, WriteTransaction};
 pub use transport::{
     ENTRIES_MAX, Inbox, MessageError, PeerBody, PeerMessage, Placement, RegionReport, StoreMessage,
     Transport,

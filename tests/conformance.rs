@@ -4,6 +4,8 @@
 mod broken_data;
 #[path = "conformance/broken_logs.rs"]
 mod broken_logs;
+#[path = "conformance/broken_transactions.rs"]
+mod broken_transactions;
 mod nodes;
 #[path = "conformance/peer_storage.rs"]
 mod peer_storage;
@@ -15,7 +17,7 @@ mod rocks;
 
 use peerstore::conformance::{self, Harness};
 use peerstore::memory::{MemoryData, MemoryLog};
-use peerstore::{ApplicationDataStorage, RaftLogStorage, Result};
+use peerstore::{ApplicationDataStorage, RaftLogStorage, Result, TransactionalStorage};
 
 struct CrashingLog(MemoryLog);
 
@@ -47,6 +49,21 @@ impl Harness<dyn ApplicationDataStorage> for CrashingData {
         self.0 = self.0.crash_copy(self.0.unsynced() / 2);
         Ok(true)
     }
+}
+
+impl Harness<dyn TransactionalStorage> for CrashingData {
+    fn store(&self) -> &(dyn TransactionalStorage + 'static) {
+        &self.0
+    }
+    fn crash(&mut self) -> Result<bool> {
+        self.0 = self.0.crash_copy(0);
+        Ok(true)
+    }
+}
+
+#[test]
+fn memory_transactions_conform() {
+    conformance::transactions::run(|| CrashingData(MemoryData::new()));
 }
 
 #[test]

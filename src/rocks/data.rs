@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use rocksdb::{DBPinnableSlice, Options, ReadOptions, WriteBatch};
+use rocksdb::{
+    DBAccess, DBPinnableSlice, DBRawIteratorWithThreadMode, Options, ReadOptions, WriteBatch,
+};
 
 use super::engine::{Engine, Pinned, Snapshot};
 use super::import::RocksImport;
@@ -84,6 +86,10 @@ impl DataRead for RocksData {
 
     fn scan(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
         self.now().scan(keyspace, range, visit)
+    }
+
+    fn scan_back(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
+        self.now().scan_back(keyspace, range, visit)
     }
 }
 
@@ -212,6 +218,57 @@ impl DataRead for RocksView {
     fn scan(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
         self.reader().scan(keyspace, range, visit)
     }
+
+    fn scan_back(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
+        self.reader().scan_back(keyspace, range, visit)
+    }
+}
+
+/// The way in which a scan goes through its range.
+#[derive(Clone, Copy)]
+pub(super) enum Direction {
+    Ascending,
+    Descending,
+}
+
+impl Direction {
+    /// Keeps an iterator with `options` within `range`.
+    pub(super) fn bound(self, options: &mut ReadOptions, range: &KeyRange) {
+        if !range.end.is_empty() {
+            options.set_iterate_upper_bound(range.end.as_slice());
+        }
+        if matches!(self, Direction::Descending) {
+            options.set_iterate_lower_bound(range.start.as_slice());
+        }
+    }
+
+    /// Visits everything that `items`, bounded by `range`, has. Within is what RocksDB said of it.
+    pub(super) fn visit<D: DBAccess>(
+        self,
+        items: &mut DBRawIteratorWithThreadMode<'_, D>,
+        range: &KeyRange,
+        visit: &mut Visit<'_>,
+    ) -> Result<Result<(), rocksdb::Error>> {
+        match self {
+            Direction::Ascending => items.seek(&range.start),
+            Direction::Descending if range.end.is_empty() => items.seek_to_last(),
+            Direction::Descending => items.seek_for_prev(&range.end),
+        }
+        if matches!(self, Direction::Descending) && items.key() == Some(range.end.as_slice()) {
+            items.prev();
+        }
+        // The bounds are for RocksDB's sake. It does not hold a transaction's own writes to them.
+        while let Some((key, value)) = items.item().filter(|(key, _)| range.contains(key)) {
+            if let ControlFlow::Break(()) = visit(key, value)? {
+                return Ok(Ok(()));
+            }
+            match self {
+                Direction::Ascending => items.next(),
+                Direction::Descending => items.prev(),
+            }
+        }
+        Ok(items.status())
+    }
 }
 
 /// Reads as of now, or as of a moment.
@@ -232,6 +289,26 @@ impl Reader<'_> {
     fn error(&self, keyspace: Keyspace, error: rocksdb::Error) -> Error {
         self.engine
             .read_error(None, format!("keyspace {}", keyspace.name()), error)
+    }
+
+    fn visit_all(
+        &self,
+        keyspace: Keyspace,
+        range: &KeyRange,
+        direction: Direction,
+        visit: &mut Visit<'_>,
+    ) -> Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let mut options = self.options();
+        // A snapshot of a region reads everything once: that must not push out what is read often.
+        options.fill_cache(self.moment.is_none());
+        direction.bound(&mut options, range);
+        let family = self.engine.family(number(keyspace));
+        let mut items = self.engine.db().raw_iterator_cf_opt(family, options);
+        let visited = direction.visit(&mut items, range, visit)?;
+        visited.map_err(|e| self.error(keyspace, e))
     }
 }
 
@@ -258,24 +335,10 @@ impl DataRead for Reader<'_> {
     }
 
     fn scan(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
-        if range.is_empty() {
-            return Ok(());
-        }
-        let mut options = self.options();
-        // A snapshot of a region reads everything once: that must not push out what is read often.
-        options.fill_cache(self.moment.is_none());
-        if !range.end.is_empty() {
-            options.set_iterate_upper_bound(range.end.as_slice());
-        }
-        let family = self.engine.family(number(keyspace));
-        let mut items = self.engine.db().raw_iterator_cf_opt(family, options);
-        items.seek(&range.start);
-        while let Some((key, value)) = items.item() {
-            if let ControlFlow::Break(()) = visit(key, value)? {
-                return Ok(());
-            }
-            items.next();
-        }
-        items.status().map_err(|e| self.error(keyspace, e))
+        self.visit_all(keyspace, range, Direction::Ascending, visit)
+    }
+
+    fn scan_back(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
+        self.visit_all(keyspace, range, Direction::Descending, visit)
     }
 }
