@@ -247,6 +247,17 @@ pub enum AppOp<'a> {
     },
 }
 
+impl AppOp<'_> {
+    /// Where it writes.
+    pub fn keyspace(&self) -> Keyspace {
+        match self {
+            AppOp::Put { keyspace, .. }
+            | AppOp::Delete { keyspace, .. }
+            | AppOp::DeleteRange { keyspace, .. } => *keyspace,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum OpKind {
     Put,

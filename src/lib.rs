@@ -107,6 +107,7 @@ pub mod conformance;
 pub mod dot;
 mod entry_cache;
 mod error;
+mod expiry;
 mod fs;
 pub mod keys;
 mod kv;
@@ -166,7 +167,7 @@ pub use snapshot_store::{
     RaftSnapshotStorage, SnapshotFile, SnapshotId, SnapshotInfo, SnapshotKey, SnapshotMeta,
     SnapshotReader, SnapshotReceiver, SnapshotVerdict, SnapshotWriter,
 };
-pub use state_machine::{ApplyBatch, StateMachine};
+pub use state_machine::{ApplyBatch, Present, StateMachine};
 pub use store::{
     ChangePeer, RegionProgress, RegionStage, RegionStatus, SteppedStore, Store, StoreOptions,
     StorePart, StoreStats,

@@ -86,6 +86,16 @@ impl Scan {
         self
     }
 
+    /// The keys that are read.
+    pub fn range(&self) -> &KeyRange {
+        &self.range
+    }
+
+    /// Whether it goes from the last key to the first.
+    pub(crate) fn is_reverse(&self) -> bool {
+        self.reverse
+    }
+
     /// At most so many keys in a page. At least 1.
     pub fn limit(mut self, keys: usize) -> Self {
         self.limit = keys.max(1);

@@ -1,5 +1,7 @@
 //! What each command does, and that every replica does the same.
 
+mod expiring;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -417,6 +419,9 @@ fn expected(model: &mut Model, range: &KeyRange, command: &KvCommand) -> KvReply
             }
             *model = after;
             return KvReply::Batch(replies);
+        }
+        KvCommand::PutUntil { .. } | KvCommand::At { .. } | KvCommand::ExpireUntil { .. } => {
+            unreachable!("these are for the model that knows the time")
         }
     }
     KvReply::Done

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::app_store::{DataImport, DataRead, Keyspace};
 use crate::error::{Error, Result};
+use crate::expiry::{self, Record};
 use crate::snapshot_store::{SnapshotKey, SnapshotReader, SnapshotWriter};
 use crate::types::{KeyRange, RegionId};
 
@@ -65,9 +66,14 @@ pub(crate) fn write_content(
     writer: &mut dyn SnapshotWriter,
 ) -> Result<()> {
     let failed = |e: io::Error| write_error(e);
+    let clock = expiry::clock(view, &range.start)?;
     for space in Keyspace::APPLICATION {
         view.scan(space, range, &mut |key, value| {
             cancel.check(region)?;
+            // What nobody can see any more another replica may have dropped: all write the same.
+            if space == Keyspace::Ttl && Record::of(key, value)?.is_gone_at(clock) {
+                return Ok(ControlFlow::Continue(()));
+            }
             let mut head = [0; RECORD_HEAD_BYTES];
             head[0] = tag(space);
             head[1..5].copy_from_slice(&part_length(region, key)?.to_le_bytes());

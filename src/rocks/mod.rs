@@ -23,6 +23,7 @@ mod import;
 mod log;
 mod open;
 mod options;
+mod reclaim;
 mod transactions;
 mod wal;
 

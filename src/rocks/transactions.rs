@@ -21,6 +21,7 @@ use super::data::{Direction, number};
 use super::engine::{Poison, read_error};
 use super::open::{self, DirLock, Layout, open_error};
 use super::options::RocksOptions;
+use super::reclaim::Reclaim;
 use super::wal::Mark;
 use crate::app_store::{DataRead, Keyspace, Visit};
 use crate::error::{Error, Result};
@@ -87,14 +88,16 @@ impl RocksTransactions {
     /// # Errors
     /// As `RocksData::open`.
     pub fn open(dir: &Path, options: &RocksOptions) -> Result<Self> {
+        // Without clocks: nothing here knows what time it is, so nothing is dropped.
+        let reclaim = Arc::new(Reclaim::default());
         let layout = Layout {
-            families: &|| options.data_families(),
+            families: &|| options.data_families(&reclaim),
             format_family: Keyspace::Store.name(),
         };
         // Creating, checking and recovering are the other's. Nobody comes between: the lock stays.
         let (recovered, database_options, lock) = open::open(dir, options, &layout)?;
         drop(recovered);
-        let db = Db::open_cf_descriptors(&database_options, dir, options.data_families())
+        let db = Db::open_cf_descriptors(&database_options, dir, options.data_families(&reclaim))
             .map_err(|e| open_error(dir, e))?;
         let missing = |name: &str| Error::IncompleteStore {
             path: dir.to_path_buf(),

@@ -2,6 +2,7 @@
 #![cfg(feature = "rocksdb")]
 
 mod data;
+mod expiry;
 mod faults;
 mod log;
 mod opening;

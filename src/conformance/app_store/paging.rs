@@ -5,8 +5,7 @@ use std::ops::ControlFlow;
 use super::{DataHarness, Pairs, put_all, scan, write};
 use crate::Keyspace::{Data, Index};
 use crate::{
-    ApplicationDataStorage, Cursor, DataRead, Error, KeyRange, Keyspace, Page, ReadTransaction,
-    Scan,
+    ApplicationDataStorage, Cursor, Error, KeyRange, Keyspace, Page, ReadTransaction, Scan,
 };
 
 fn scan_back(data: &dyn ApplicationDataStorage, keyspace: Keyspace, range: &KeyRange) -> Pairs {
