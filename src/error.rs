@@ -379,6 +379,30 @@ pub enum Error {
         /// What was to be added.
         by: i64,
     },
+    /// There is no such index.
+    #[error("there is no index {name:?}; create it first")]
+    IndexNotFound {
+        /// Its name.
+        name: String,
+    },
+    /// The index is there already.
+    #[error("the index {name:?} exists already; drop it first")]
+    IndexExists {
+        /// Its name.
+        name: String,
+    },
+    /// An index needs an extractor that was not given when the store was opened.
+    #[error("the index {name:?} has no extractor; give one of that name when the store is opened")]
+    IndexWithoutExtractor {
+        /// Its name.
+        name: String,
+    },
+    /// An index is not complete, because an import has failed half-way.
+    #[error("the index {name:?} is not complete; open the store again, which builds it")]
+    IndexNotReady {
+        /// Its name.
+        name: String,
+    },
     /// A background worker is gone: its node was shut down.
     #[error("the {worker} worker is gone; the node was shut down")]
     WorkerGone {

@@ -109,6 +109,7 @@ mod entry_cache;
 mod error;
 mod expiry;
 mod fs;
+mod indexed;
 pub mod keys;
 mod kv;
 mod logger;
@@ -149,6 +150,7 @@ pub use config::{
 pub use entry_cache::CacheStats;
 pub use error::{Error, RecoveryError, Result};
 pub use fs::{DiskFs, File, FileLock, FileSystem};
+pub use indexed::{Extractor, IndexQuery, IndexedData};
 pub use kv::{KvCommand, KvRefusal, KvReply, KvStateMachine};
 pub use logger::raft_logger;
 pub use peer_storage::{

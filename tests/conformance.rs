@@ -17,7 +17,10 @@ mod rocks;
 
 use peerstore::conformance::{self, Harness};
 use peerstore::memory::{MemoryData, MemoryLog};
-use peerstore::{ApplicationDataStorage, RaftLogStorage, Result, TransactionalStorage};
+use peerstore::{
+    ApplicationDataStorage, Extractor, IndexedData, RaftLogStorage, Result, TransactionalStorage,
+};
+use std::sync::Arc;
 
 struct CrashingLog(MemoryLog);
 
@@ -59,6 +62,43 @@ impl Harness<dyn TransactionalStorage> for CrashingData {
         self.0 = self.0.crash_copy(0);
         Ok(true)
     }
+}
+
+/// Memory under indexes, which nobody may notice.
+struct Indexed {
+    memory: Arc<MemoryData>,
+    data: IndexedData,
+}
+
+impl Indexed {
+    fn new(memory: MemoryData) -> Self {
+        let whole: Extractor = Arc::new(|_, value| vec![value.to_vec()]);
+        let memory = Arc::new(memory);
+        let data = IndexedData::open(memory.clone(), [("value", whole)]).expect("open");
+        if data.indexes().is_empty() {
+            data.create_index("value").expect("create_index");
+        }
+        Indexed { memory, data }
+    }
+}
+
+impl Harness<dyn ApplicationDataStorage> for Indexed {
+    fn store(&self) -> &(dyn ApplicationDataStorage + 'static) {
+        &self.data
+    }
+    fn reopen(&mut self) -> Result<bool> {
+        *self = Indexed::new(self.memory.crash_copy(usize::MAX));
+        Ok(true)
+    }
+    fn crash(&mut self) -> Result<bool> {
+        *self = Indexed::new(self.memory.crash_copy(self.memory.unsynced() / 2));
+        Ok(true)
+    }
+}
+
+#[test]
+fn indexed_data_conforms() {
+    conformance::app_store::run(|| Indexed::new(MemoryData::new()));
 }
 
 #[test]
