@@ -263,7 +263,8 @@ impl<D: DataRead + ?Sized> Records<'_, D> {
             }
             self.next = page.cursor.map(|cursor| scan.after(cursor));
         }
-        Ok(self.page.pop_front_if(|(key, _)| wanted(key)))
+        let is_wanted = self.page.front().is_some_and(|(key, _)| wanted(key));
+        Ok(is_wanted.then(|| self.page.pop_front()).flatten())
     }
 }
 

@@ -108,6 +108,7 @@ pub mod dot;
 mod entry_cache;
 mod error;
 mod expiry;
+mod export;
 mod fs;
 mod indexed;
 pub mod keys;
@@ -149,6 +150,7 @@ pub use config::{
 };
 pub use entry_cache::CacheStats;
 pub use error::{Error, RecoveryError, Result};
+pub use export::{export_data, import_data};
 pub use fs::{DiskFs, File, FileLock, FileSystem};
 pub use indexed::{Extractor, IndexQuery, IndexedData};
 pub use kv::{KvCommand, KvRefusal, KvReply, KvStateMachine};

@@ -248,6 +248,9 @@ impl IndexedData {
     }
 }
 
+/// What is done for a key and its value.
+type Change<'a> = dyn FnMut(&mut Entries<'_>, &[u8], &[u8]) + 'a;
+
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, ()> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
@@ -307,11 +310,7 @@ impl Inner {
 
     /// Writes what `change` makes of each key of `range`, some at a time: it takes no more memory than
     /// that.
-    fn for_all(
-        &self,
-        range: &KeyRange,
-        change: &mut dyn FnMut(&mut Entries<'_>, &[u8], &[u8]),
-    ) -> Result<()> {
+    fn for_all(&self, range: &KeyRange, change: &mut Change<'_>) -> Result<()> {
         const BATCH_BYTES: usize = 1 << 20;
         let mut batch = AppBatch::new();
         let view = self.data.view()?;

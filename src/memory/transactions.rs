@@ -36,7 +36,8 @@ impl Recent {
             }
         }
         let oldest = self.open.keys().next().copied().unwrap_or(u64::MAX);
-        while self.written.pop_front_if(|(n, _)| *n <= oldest).is_some() {}
+        let seen = self.written.partition_point(|(n, _)| *n <= oldest);
+        self.written.drain(..seen);
     }
 
     /// Takes in a write that has just happened.

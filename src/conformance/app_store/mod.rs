@@ -1,5 +1,6 @@
 //! The suite of [`ApplicationDataStorage`]. Uses: the seam. Never knows a backend.
 
+mod exporting;
 mod importing;
 mod lasting;
 mod paging;
@@ -66,6 +67,9 @@ pub fn cases() -> Vec<Case<DataHarness>> {
         Case::new(paging::a_damaged_cursor_is_refused),
         Case::new(paging::a_read_transaction_pages_through_one_moment),
         Case::new(paging::a_cursor_of_a_transaction_expires_with_it),
+        Case::new(exporting::an_export_comes_back_whole),
+        Case::new(exporting::an_export_is_of_its_range),
+        Case::new(exporting::a_damaged_export_changes_nothing),
         Case::new(lasting::readers_never_see_half_a_batch),
         Case::new(lasting::writers_do_not_disturb_each_other),
         Case::new(lasting::reopening_keeps_everything),

@@ -317,7 +317,8 @@ proptest! {
                 for (reply, expected) in lazy.apply(&waiting).iter().zip(&replies) {
                     prop_assert_eq!(KvReply::decode(reply), Some(expected.clone()));
                 }
-                (waiting.clear(), replies.clear());
+                waiting.clear();
+                replies.clear();
             }
         }
         lazy.apply(&waiting);
