@@ -121,6 +121,16 @@ fn compared(report: &mut Report, what: &str, series: &[Series], calls: f64, targ
     report.row(what, &cells, (ratio, " x"), target);
 }
 
+fn gets(data: &RocksData, order: impl Iterator<Item = usize>) -> Outcome<Took> {
+    let (result, took) = clock(|| -> Outcome {
+        for n in order {
+            black_box(data.get(Keyspace::Data, &key(n))?.ok_or("missing")?);
+        }
+        Ok(())
+    });
+    result.map(|()| took)
+}
+
 fn reads(args: &Args) -> Outcome {
     let count = args.pick(20_000, 200_000);
     let (ours_dir, raw_dir) = (args.memory()?, args.memory()?);
@@ -134,7 +144,7 @@ fn reads(args: &Args) -> Outcome {
         &["RocksDB", "ours"],
     );
     let (mut order, mut raw_order) = (shuffled(count).cycle(), shuffled(count).cycle());
-    let gets = take_turns(
+    let taken = take_turns(
         args.pick(20, 300),
         &mut [
             &mut || {
@@ -146,19 +156,17 @@ fn reads(args: &Args) -> Outcome {
                 });
                 result.map(|()| took)
             },
-            &mut || {
-                let (result, took) = clock(|| -> Outcome {
-                    for n in order.by_ref().take(CALLS) {
-                        black_box(ours.get(Keyspace::Data, &key(n))?.ok_or("missing")?);
-                    }
-                    Ok(())
-                });
-                result.map(|()| took)
-            },
+            &mut || gets(&ours, order.by_ref().take(CALLS)),
         ],
     )?;
-    compared(&mut report, "get", &gets, CALLS as f64, Target::AtMost(1.1));
-    let latency_ms = gets[1].wall.median() / CALLS as f64 * 1e3;
+    compared(
+        &mut report,
+        "get",
+        &taken,
+        CALLS as f64,
+        Target::AtMost(1.1),
+    );
+    let latency_ms = taken[1].wall.median() / CALLS as f64 * 1e3;
     let cells = [String::new(), String::new()];
     report.row(
         "get, cached",
@@ -238,13 +246,7 @@ fn cold(args: &Args) -> Outcome {
     forget_files(dir.path())?;
     let data = RocksData::open(dir.path(), &options())?;
     forget_files(dir.path())?;
-    let (result, took) = clock(|| -> Outcome {
-        for n in shuffled(count).take(reads) {
-            black_box(data.get(Keyspace::Data, &key(n))?.ok_or("missing")?);
-        }
-        Ok(())
-    });
-    result?;
+    let took = gets(&data, shuffled(count).take(reads))?;
     let mut report = Report::new("point reads after an open, nothing cached, on disk", &[]);
     let speed = reads as f64 / took.wall.as_secs_f64();
     let mib = (count * (8 + VALUE_BYTES)) >> 20;
@@ -281,7 +283,7 @@ fn transactions(args: &Args) -> Outcome {
                         for _ in 0..calls {
                             let mut transaction = ours.begin_write_transaction(durability)?;
                             for n in 0..2 {
-                                transaction.get_for_update(&key(next / 2 + n))?;
+                                transaction.read_for_update(&key(next / 2 + n))?;
                             }
                             for n in 0..PUTS {
                                 transaction.put(&key(next + n), &value)?;

@@ -2,6 +2,9 @@
 //! app_store, transaction, types, error. Never does I/O of its own.
 
 #[cfg(test)]
+#[path = "kv/expiring/tests.rs"]
+mod expiring_tests;
+#[cfg(test)]
 mod tests;
 mod wire;
 
@@ -284,7 +287,7 @@ fn swap(
     expected: &Option<Vec<u8>>,
     new: &Option<Vec<u8>>,
 ) -> Result<KvReply> {
-    let present = batch.get_at(key, now_ms)?.map(|present| present.value);
+    let present = batch.present_at(key, now_ms)?.map(|present| present.value);
     if present != *expected {
         return Ok(KvReply::NotSwapped { present });
     }
@@ -296,7 +299,7 @@ fn swap(
 }
 
 fn increment(now_ms: u64, batch: &mut ApplyBatch<'_>, key: &[u8], by: i64) -> Result<KvReply> {
-    let present = batch.get_at(key, now_ms)?;
+    let present = batch.present_at(key, now_ms)?;
     let expires_at_ms = present.as_ref().and_then(|p| p.expires_at_ms);
     let number = match present {
         Some(present) => decimal(&present.value),

@@ -28,12 +28,12 @@ impl Reader {
     }
 
     /// The value of `key`, if it has one. What expires is there until the region's clock has passed it:
-    /// see [`Reader::get_at`].
+    /// see [`Reader::value_at`].
     ///
     /// # Errors
     /// `KeyOutOfRange` if the region does not hold it (any more); those of the data store.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.get_at(key, 0)
+        self.value_at(key, 0)
     }
 
     /// The value of `key`, unless it has expired by `now_ms`, in milliseconds of the clock that the
@@ -41,7 +41,7 @@ impl Reader {
     ///
     /// # Errors
     /// As [`Reader::get`].
-    pub fn get_at(&self, key: &[u8], now_ms: u64) -> Result<Option<Vec<u8>>> {
+    pub fn value_at(&self, key: &[u8], now_ms: u64) -> Result<Option<Vec<u8>>> {
         self.check(&KeyRange::new(key, [key, &[0]].concat()), key)?;
         self.at(now_ms)?.get(Keyspace::Data, key)
     }
@@ -50,7 +50,7 @@ impl Reader {
     ///
     /// # Errors
     /// As [`Reader::get`].
-    pub fn multi_get_at(&self, keys: &[&[u8]], now_ms: u64) -> Result<Vec<Option<Vec<u8>>>> {
+    pub fn values_at(&self, keys: &[&[u8]], now_ms: u64) -> Result<Vec<Option<Vec<u8>>>> {
         for key in keys {
             self.check(&KeyRange::new(*key, [*key, &[0]].concat()), key)?;
         }

@@ -156,10 +156,10 @@ impl<'a> ApplyBatch<'a> {
     /// # Errors
     /// Those of the store.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.get_in(Keyspace::Data, key)
+        self.read_in(Keyspace::Data, key)
     }
 
-    fn get_in(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    fn read_in(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>> {
         if !self.contains(key) {
             return Ok(None);
         }

@@ -158,7 +158,7 @@ pub struct WriteTransaction<'a> {
 
 impl WriteTransaction<'_> {
     /// The value of `key`, if it has one. That somebody else changes it is no conflict: see
-    /// [`WriteTransaction::get_for_update`].
+    /// [`WriteTransaction::read_for_update`].
     ///
     /// # Errors
     /// Those of the store.
@@ -171,7 +171,7 @@ impl WriteTransaction<'_> {
     ///
     /// # Errors
     /// Those of the store.
-    pub fn get_for_update(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    pub fn read_for_update(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         self.inner.read_for_update(Keyspace::Data, key)
     }
 
@@ -226,7 +226,7 @@ impl WriteTransaction<'_> {
         expected: Option<&[u8]>,
         new: Option<&[u8]>,
     ) -> Result<bool> {
-        if self.get_for_update(key)?.as_deref() != expected {
+        if self.read_for_update(key)?.as_deref() != expected {
             return Ok(false);
         }
         match new {
@@ -241,7 +241,7 @@ impl WriteTransaction<'_> {
     /// # Errors
     /// `NotANumber` or `NumberOverflow`, with nothing changed; those of the store.
     pub fn increment(&mut self, key: &[u8], by: i64) -> Result<i64> {
-        let present = match self.get_for_update(key)? {
+        let present = match self.read_for_update(key)? {
             Some(value) => {
                 decimal(&value).ok_or_else(|| Error::NotANumber { key: key.to_vec() })?
             }

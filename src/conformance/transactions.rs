@@ -118,7 +118,7 @@ fn a_transaction_reads_its_own_writes(h: &mut TransactionHarness) {
     assert_eq!(values.expect("multi_get"), expected);
     put(&mut transaction, "b", "");
     assert_eq!(get(&transaction, "b").as_deref(), Some(""));
-    let update = transaction.get_for_update(b"d").expect("get_for_update");
+    let update = transaction.read_for_update(b"d").expect("read_for_update");
     assert_eq!(update.as_deref(), Some(&b"2"[..]));
 }
 
@@ -224,18 +224,18 @@ fn a_read_for_update_conflicts_with_a_write(h: &mut TransactionHarness) {
     put_all(h.store(), "limit");
     let mut transaction = begin(h.store());
     transaction
-        .get_for_update(b"limit")
-        .expect("get_for_update");
+        .read_for_update(b"limit")
+        .expect("read_for_update");
     transaction
-        .get_for_update(b"absent")
-        .expect("get_for_update");
+        .read_for_update(b"absent")
+        .expect("read_for_update");
     put(&mut transaction, "order", "1");
     put_all(h.store(), "limit");
     conflict(transaction.commit());
     let mut transaction = begin(h.store());
     transaction
-        .get_for_update(b"absent")
-        .expect("get_for_update");
+        .read_for_update(b"absent")
+        .expect("read_for_update");
     put(&mut transaction, "order", "1");
     put_all(h.store(), "absent");
     conflict(transaction.commit());

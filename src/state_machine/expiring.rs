@@ -34,10 +34,10 @@ pub struct Present {
 /// let (data, range) = (MemoryData::new(), KeyRange::all());
 /// let mut batch = ApplyBatch::new(&data, &range);
 /// batch.put_until("session", "alice", 1_000)?;
-/// assert!(batch.get_at(b"session", 999)?.is_some());
-/// assert!(batch.get_at(b"session", 1_000)?.is_none());
+/// assert!(batch.present_at(b"session", 999)?.is_some());
+/// assert!(batch.present_at(b"session", 1_000)?.is_none());
 /// batch.expire_until(1_000)?; // from here on it is gone for whoever asks, and may be reclaimed
-/// assert!(batch.get_at(b"session", 0)?.is_none());
+/// assert!(batch.present_at(b"session", 0)?.is_none());
 /// # Ok::<(), peerstore::Error>(())
 /// ```
 impl ApplyBatch<'_> {
@@ -45,7 +45,7 @@ impl ApplyBatch<'_> {
     ///
     /// # Errors
     /// Those of the store.
-    pub fn get_at(&self, key: &[u8], now_ms: u64) -> Result<Option<Present>> {
+    pub fn present_at(&self, key: &[u8], now_ms: u64) -> Result<Option<Present>> {
         if let Some(value) = self.get(key)? {
             let expires_at_ms = None;
             return Ok(Some(Present {
@@ -57,7 +57,7 @@ impl ApplyBatch<'_> {
             return Ok(None);
         }
         let now_ms = now_ms.max(self.expiry_clock()?);
-        let Some(bytes) = self.get_in(Keyspace::Ttl, key)? else {
+        let Some(bytes) = self.read_in(Keyspace::Ttl, key)? else {
             return Ok(None);
         };
         let value = Record::of(key, &bytes)?.value;
@@ -160,7 +160,7 @@ impl ApplyBatch<'_> {
             return Ok(0);
         }
         let start = &self.range.start;
-        let Some(bytes) = self.get_in(Keyspace::Ttl, start)? else {
+        let Some(bytes) = self.read_in(Keyspace::Ttl, start)? else {
             return Ok(0);
         };
         Ok(Record::of(start, &bytes)?.clock.map_or(0, |c| c.now_ms))
@@ -197,7 +197,7 @@ impl ApplyBatch<'_> {
 
     /// Changes what lies under `key` in [`Keyspace::Ttl`].
     fn change_record(&mut self, key: &[u8], change: Change<'_>) -> Result<()> {
-        let present = self.get_in(Keyspace::Ttl, key)?;
+        let present = self.read_in(Keyspace::Ttl, key)?;
         let old = match &present {
             Some(bytes) => Record::of(key, bytes)?,
             None => Record::default(),

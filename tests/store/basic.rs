@@ -129,7 +129,7 @@ fn the_clock_of_what_expires_goes_through_split_and_merge() {
         wait("a read", || {
             let region = cluster.region_of(key)?;
             let reader = cluster.leader(region.0).read(region).wait(PATIENCE).ok()?;
-            reader.get_at(key.as_bytes(), now_ms).ok()
+            reader.value_at(key.as_bytes(), now_ms).ok()
         })
     };
     let expire_until = |key: &str, now_ms| {

@@ -2,9 +2,17 @@
 
 use proptest::prelude::*;
 
-use super::*;
-use crate::app_store::AppBatch;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use super::tests::{
+    Model, Replica, delete, delete_range, entry, hex, increment, key, not_swapped, put, swap,
+};
+use super::{KvCommand, KvRefusal, KvReply, KvStateMachine};
+use crate::app_store::{AppBatch, ApplicationDataStorage as _, DataRead as _, Keyspace};
 use crate::expiry::{At, Record, clock};
+use crate::state_machine::ApplyBatch;
+use crate::types::{Durability, KeyRange};
 
 fn put_until(key: &str, value: &str, expires_at_ms: u64) -> KvCommand {
     KvCommand::PutUntil {
