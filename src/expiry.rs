@@ -171,14 +171,10 @@ pub(crate) struct At<'a, D: ?Sized> {
 impl<D: DataRead + ?Sized> DataRead for At<'_, D> {
     fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>> {
         let value = self.data.get(keyspace, key)?;
-        if value.is_some() || keyspace != Keyspace::Data {
-            return Ok(value);
+        match value {
+            None if keyspace == Keyspace::Data => self.expiring(key),
+            value => Ok(value),
         }
-        let Some(bytes) = self.data.get(Keyspace::Ttl, key)? else {
-            return Ok(None);
-        };
-        let record = Record::of(key, &bytes)?;
-        Ok(record.value_at(self.now_ms).map(<[u8]>::to_vec))
     }
 
     fn multi_get(&self, keyspace: Keyspace, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>> {
@@ -197,6 +193,15 @@ impl<D: DataRead + ?Sized> DataRead for At<'_, D> {
 }
 
 impl<D: DataRead + ?Sized> At<'_, D> {
+    /// The value of `key` if it is one that expires, and has not.
+    pub fn expiring(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let Some(bytes) = self.data.get(Keyspace::Ttl, key)? else {
+            return Ok(None);
+        };
+        let record = Record::of(key, &bytes)?;
+        Ok(record.value_at(self.now_ms).map(<[u8]>::to_vec))
+    }
+
     /// Visits both keyspaces as one, in the order of `scan`.
     fn merge(
         &self,

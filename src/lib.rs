@@ -64,6 +64,9 @@
 //! | add a peer that has nothing | [`CompositeStorage::create_uninitialized`] |
 //! | set a node up | [`Config`], from code or from YAML |
 //! | bring a log or a data store of your own | [`RaftLogStorage`], [`ApplicationDataStorage`], [`CompositeStorage::from_parts`], and the suites of `conformance` |
+//! | scan page by page, or in transactions | [`Scan`], [`ReadTransaction`], [`TransactionalStorage`] |
+//! | let values expire, find keys by their values | [`KvCommand::PutUntil`], [`IndexedData`] |
+//! | take data out and in again | [`export_data`], [`import_data`] |
 //! | write a state machine, or take one of keys and values | [`StateMachine`], [`ApplyBatch`], [`KvStateMachine`] |
 //! | test against power cuts, failing disks and bad networks | [`memory`] |
 //! | see a region | [`dot::live`] |

@@ -43,7 +43,10 @@ impl Reader {
     /// As [`Reader::get`].
     pub fn value_at(&self, key: &[u8], now_ms: u64) -> Result<Option<Vec<u8>>> {
         self.check(&KeyRange::new(key, [key, &[0]].concat()), key)?;
-        self.at(now_ms)?.get(Keyspace::Data, key)
+        match self.view.get(Keyspace::Data, key)? {
+            Some(value) => Ok(Some(value)),
+            None => self.at(now_ms)?.expiring(key),
+        }
     }
 
     /// The values of `keys`, in their order, as of one moment.

@@ -285,14 +285,9 @@ impl Direction {
     ) -> Result<Result<(), rocksdb::Error>> {
         match self {
             Direction::Ascending => items.seek(&range.start),
-            Direction::Descending if range.end.is_empty() => items.seek_to_last(),
-            Direction::Descending => items.seek_for_prev(&range.end),
+            Direction::Descending => items.seek_to_last(),
         }
-        if matches!(self, Direction::Descending) && items.key() == Some(range.end.as_slice()) {
-            items.prev();
-        }
-        // The bounds are for RocksDB's sake. It does not hold a transaction's own writes to them.
-        while let Some((key, value)) = items.item().filter(|(key, _)| range.contains(key)) {
+        while let Some((key, value)) = items.item() {
             if let ControlFlow::Break(()) = visit(key, value)? {
                 return Ok(Ok(()));
             }

@@ -6,6 +6,7 @@ mod expiry;
 mod faults;
 mod log;
 mod opening;
+mod transactions;
 mod wal;
 
 use std::collections::BTreeMap;
