@@ -200,3 +200,6 @@ impl CompactionFilter for Filter {
         NAME
     }
 }
+
+#[cfg(test)]
+mod tests;
