@@ -7,7 +7,7 @@ CASES ?= 20000
 LIBCLANG = scripts/with-libclang
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-prost test-plain soak bench dot lint deny
+.PHONY: help demo test test-prost test-plain soak bench compare dot lint deny
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -20,16 +20,20 @@ test: ## every test with RocksDB; ARGS go to cargo test
 
 test-prost: ## every test with raft-rs's other codec
 	$(LIBCLANG) scripts/with-protoc $(CARGO) test \
-		--no-default-features --features rocksdb,prost-codec,conformance $(ARGS)
+		--no-default-features --features rocksdb,prost-codec,conformance,tls $(ARGS)
 
 test-plain: ## every test that needs no RocksDB; builds in two minutes, without libclang
-	$(CARGO) test --no-default-features --features protobuf-codec,conformance $(ARGS)
+	$(CARGO) test --no-default-features --features protobuf-codec,conformance,tls $(ARGS)
 
 soak: ## the tests with CASES (20000) random cases each: hours
 	PROPTEST_CASES=$(CASES) $(LIBCLANG) $(CARGO) test --features conformance $(ARGS)
 
 bench: ## the benchmarks, optimised: compiles RocksDB a second time
 	$(LIBCLANG) $(CARGO) bench --features conformance $(ARGS)
+
+compare: ## the append-only log beside raft-engine and the bare disk; ARGS such as "--runs 5 sync"
+	$(CARGO) run --release --manifest-path benches/compare/Cargo.toml \
+		--target-dir target/compare -- $(ARGS)
 
 dot: ## draw dot/*.dot and dot/*.svg again from the code
 	$(LIBCLANG) $(CARGO) run --features conformance --example dot

@@ -7,9 +7,11 @@
 //! for the region as it is.
 
 use prost::Message as _;
-use raft::eraftpb::{Entry, EntryType};
+use protobuf::Message as _;
+use raft::eraftpb::{ConfChange, ConfChangeV2, Entry, EntryType};
+use raft_proto::ConfChangeI;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::proto::{Peer, Region, decode};
 use crate::types::{LogPosition, RegionId};
 
@@ -164,4 +166,23 @@ pub fn is_conf_change(entry: &Entry) -> bool {
 /// Where `entry` stands.
 pub fn position_of(entry: &Entry) -> LogPosition {
     LogPosition::new(entry.term, entry.index)
+}
+
+/// The change of raft's configuration that `entry` holds.
+///
+/// # Errors
+/// `Corruption` if it does not decode.
+pub fn conf_change_of(region: RegionId, entry: &Entry) -> Result<ConfChangeV2> {
+    let corrupt = |e: protobuf::ProtobufError| {
+        let what = format!("conf change {}", entry.index);
+        Error::corruption(Some(region), what, e.to_string())
+    };
+    let mut change = ConfChangeV2::default();
+    if entry.get_entry_type() == EntryType::EntryConfChange {
+        let mut simple = ConfChange::default();
+        simple.merge_from_bytes(&entry.data).map_err(corrupt)?;
+        return Ok(simple.into_v2());
+    }
+    change.merge_from_bytes(&entry.data).map_err(corrupt)?;
+    Ok(change)
 }

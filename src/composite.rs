@@ -22,6 +22,7 @@ use crate::peer_storage::{
 };
 use crate::proto::{Region, RegionLocalState, StoreIdent};
 use crate::raft_log::{LogBatch, LogStats, RaftLogStorage};
+use crate::segment_log::{SegmentLog, SegmentLogOptions, SyncPolicy};
 use crate::snapshot_dir::{self, SnapshotDir, SnapshotOptions};
 use crate::snapshot_store::RaftSnapshotStorage;
 use crate::types::{Durability, PeerId, RegionId};
@@ -213,6 +214,14 @@ impl CompositeStorage {
     /// `RegionExists`, `RegionTombstone` unless the peer is larger than the one that was removed,
     /// `InvalidArgument` if the region cannot be, or no peer is this node's.
     pub fn create_region(&self, region: &Region) -> Result<PeerStorage> {
+        PeerStorage::create(&self.engines, region, self.own_peer(region)?)
+    }
+
+    /// The peer of `region` that is this node's.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if there is none.
+    pub(crate) fn own_peer(&self, region: &Region) -> Result<PeerId> {
         let own = match &region.peers[..] {
             [peer] => Some(peer),
             peers => peers.iter().find(|p| p.store_id == self.store_id()),
@@ -226,7 +235,7 @@ impl CompositeStorage {
                 format!("one on this store, {}", self.store_id()),
             )
         })?;
-        PeerStorage::create(&self.engines, region, PeerId(peer.id))
+        Ok(PeerId(peer.id))
     }
 
     /// Creates a peer that knows nothing but its ids, and waits for a snapshot or for entries.
@@ -358,8 +367,10 @@ fn ident_of(config: &Config) -> StoreIdent {
 /// What the config keeps in the directory.
 fn contents(config: &Config) -> Contents {
     let mut parts = Vec::new();
-    if config.log == LogBackend::Rocksdb {
-        parts.push((RAFT, "rocksdb"));
+    match config.log {
+        LogBackend::Rocksdb => parts.push((RAFT, "rocksdb")),
+        LogBackend::AppendLog => parts.push((RAFT, "append_log")),
+        LogBackend::Memory => {}
     }
     if config.app == AppBackend::Rocksdb {
         parts.push((KV, "rocksdb"));
@@ -384,11 +395,11 @@ fn open_parts(fs: Arc<dyn FileSystem>, dir: &Path, config: &Config) -> Result<Pa
                 },
                 ..Default::default()
             };
-            Arc::new(SnapshotDir::open(fs, dir.join(SNAPSHOTS), options)?)
+            Arc::new(SnapshotDir::open(fs.clone(), dir.join(SNAPSHOTS), options)?)
         }
     };
     Ok(Parts {
-        log: open_log(&dir.join(RAFT), config)?,
+        log: open_log(fs, &dir.join(RAFT), config)?,
         app: open_app(&dir.join(KV), config)?,
         snapshots,
     })
@@ -403,8 +414,32 @@ fn rocks_options(config: &Config) -> crate::rocks::RocksOptions {
     }
 }
 
-fn open_log(dir: &Path, config: &Config) -> Result<Arc<dyn RaftLogStorage>> {
+fn segment_options(config: &Config) -> SegmentLogOptions {
+    let config = &config.append_log;
+    SegmentLogOptions {
+        segment_bytes: config.segment_bytes,
+        spare_segments: config.spare_segments as usize,
+        sync: match config.flush_interval_ms {
+            0 => SyncPolicy::EachGroup,
+            ms => SyncPolicy::Interval(Duration::from_millis(ms)),
+        },
+        ring_bytes: config.ring_bytes as usize,
+        index_bytes_max: config.index_bytes_max,
+        compress: config.compress,
+        ..Default::default()
+    }
+}
+
+fn open_log(
+    fs: Arc<dyn FileSystem>,
+    dir: &Path,
+    config: &Config,
+) -> Result<Arc<dyn RaftLogStorage>> {
     match config.log {
+        LogBackend::AppendLog => {
+            let log = SegmentLog::open(fs, dir, segment_options(config))?;
+            Ok(Arc::new(log))
+        }
         LogBackend::Memory => Ok(Arc::new(MemoryLog::default())),
         #[cfg(feature = "rocksdb")]
         LogBackend::Rocksdb => {

@@ -48,6 +48,8 @@ pub struct Config {
     /// The memory for the newest entries of all regions together.
     #[serde(deserialize_with = "crate::size::bytes")]
     pub entry_cache_bytes: u64,
+    /// The segments of the append-only log, where the logs are in it.
+    pub append_log: AppendLogConfig,
     /// The memory of RocksDB, where a store is in it.
     pub rocksdb: RocksConfig,
     /// When a log is compacted.
@@ -64,6 +66,8 @@ pub struct Config {
 pub enum LogBackend {
     /// In RocksDB.
     Rocksdb,
+    /// In segment files of this crate's own, which are only appended to.
+    AppendLog,
     /// In memory: gone with the process. For tests.
     Memory,
 }
@@ -117,6 +121,27 @@ pub enum Compression {
     Zstd,
 }
 
+/// The segments of the append-only log.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AppendLogConfig {
+    /// The size of a segment file, a multiple of 4 KiB.
+    #[serde(deserialize_with = "crate::size::bytes")]
+    pub segment_bytes: u64,
+    /// How many segments are kept in reserve.
+    pub spare_segments: u64,
+    /// 0 syncs a group of writes as soon as it is there; more waits so long between two fsyncs.
+    pub flush_interval_ms: u64,
+    /// The memory for the newest frames of all regions.
+    #[serde(deserialize_with = "crate::size::bytes")]
+    pub ring_bytes: u64,
+    /// The memory for the places of entries, of which old ones are dropped beyond it.
+    #[serde(deserialize_with = "crate::size::bytes")]
+    pub index_bytes_max: u64,
+    /// Whether entries are compressed where that pays.
+    pub compress: bool,
+}
+
 /// The memory of RocksDB.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -149,6 +174,7 @@ impl Default for Config {
             },
             snapshot: SnapshotConfig::default(),
             entry_cache_bytes: 64 << 20,
+            append_log: AppendLogConfig::default(),
             rocksdb: RocksConfig::default(),
             gc: GcPolicy::default(),
             store: StoreConfig::default(),
@@ -165,6 +191,19 @@ impl Default for SnapshotConfig {
             compression_level: 3,
             inline_bytes_max: 64 << 10,
             retry_backoff_ms: 1_000,
+        }
+    }
+}
+
+impl Default for AppendLogConfig {
+    fn default() -> Self {
+        AppendLogConfig {
+            segment_bytes: 32 << 20,
+            spare_segments: 2,
+            flush_interval_ms: 0,
+            ring_bytes: 4 << 20,
+            index_bytes_max: 256 << 20,
+            compress: true,
         }
     }
 }
@@ -221,14 +260,20 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), String> {
+        self.check_append_log()?;
         let has_rocksdb = cfg!(feature = "rocksdb");
         let in_rocksdb = [
             ("log", self.log == LogBackend::Rocksdb),
             ("app", self.app == AppBackend::Rocksdb),
         ];
         if let Some((key, _)) = in_rocksdb.iter().find(|(_, used)| *used && !has_rocksdb) {
+            let others = if *key == "log" {
+                "append_log or memory"
+            } else {
+                "memory"
+            };
             return Err(format!(
-                "{key}: got rocksdb, expected memory: this build is without the feature `rocksdb`"
+                "{key}: got rocksdb, expected {others}: this build is without the feature `rocksdb`"
             ));
         }
         let (snapshot, gc) = (&self.snapshot, &self.gc);
@@ -263,6 +308,33 @@ impl Config {
         Ok(())
     }
 }
+
+impl Config {
+    fn check_append_log(&self) -> Result<(), String> {
+        let log = &self.append_log;
+        let segment = ("append_log.segment_bytes", log.segment_bytes);
+        within(segment, SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)?;
+        if !log.segment_bytes.is_multiple_of(SEGMENT_STEP) {
+            let got = log.segment_bytes;
+            return Err(format!(
+                "append_log.segment_bytes: got {got}, expected a multiple of {SEGMENT_STEP}"
+            ));
+        }
+        let spares = ("append_log.spare_segments", log.spare_segments);
+        within(spares, 0, SPARE_SEGMENTS_MAX)?;
+        let interval = ("append_log.flush_interval_ms", log.flush_interval_ms);
+        within(interval, 0, FLUSH_INTERVAL_MS_MAX)
+    }
+}
+
+/// What the append-only log takes.
+const SEGMENT_BYTES_MIN: u64 = 16 << 10;
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+const SEGMENT_STEP: u64 = 4 << 10;
+/// More in reserve is a mistake: each is a file of its full size.
+const SPARE_SEGMENTS_MAX: u64 = 64;
+/// Raft's own timeouts are not far from this.
+const FLUSH_INTERVAL_MS_MAX: u64 = 10_000;
 
 /// raft-rs keeps a message in memory, and so do transports: larger snapshots are files.
 const INLINE_BYTES_LIMIT: u64 = 16 << 20;

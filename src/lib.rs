@@ -6,6 +6,7 @@
 //!
 //! - [`PeerStorage`] is what you put under a [`raft::RawNode`]: one region, that is one raft group.
 //! - [`CompositeStorage`] is one node: the directory with all its regions.
+//! - [`Store`] drives every region of a node, with the other stores of its cluster.
 //!
 //! # The whole of it
 //!
@@ -57,6 +58,9 @@
 //!
 //! | you want to | look at |
 //! |---|---|
+//! | have many regions driven: elections, reads, members, splits, merges | [`Store`], which calls all of the above for you |
+//! | connect stores | [`tcp`], or a [`Transport`] and a [`Placement`] of your own |
+//! | simulate a cluster on one thread | [`SteppedStore`], [`memory::MemoryNetwork`] |
 //! | drive many regions with one fsync | [`PeerStorage::stage`], [`CompositeStorage::write_log`], [`PeerStorage::persisted`] |
 //! | keep the log short | [`PeerStorage::compact`], [`PeerStorage::compact_by_policy`], [`GcPolicy`] |
 //! | send and install snapshots | [`PeerStorage::wait_snapshot`], [`RaftSnapshotStorage::send`], [`RaftSnapshotStorage::receive`], [`SnapshotState`] |
@@ -91,6 +95,7 @@
 //! | `rocksdb` | the RocksDB log and data stores, `rocks`; without it the crate builds in two minutes, and has the memory backends and your own | yes |
 //! | `protobuf-codec` | raft-rs's messages by rust-protobuf | yes |
 //! | `prost-codec` | raft-rs's messages by prost, instead; what is on disk is the same | |
+//! | `tls` | encryption and mutual authentication between stores, by rustls | yes |
 //! | `conformance` | the suites that hold a backend to its contract, `conformance` | |
 //!
 //! Exactly one codec has to be on, the one that your program uses.
@@ -117,6 +122,7 @@ mod indexed;
 pub mod keys;
 mod kv;
 mod logger;
+mod mailbox;
 pub mod memory;
 mod node_dir;
 mod peer;
@@ -128,6 +134,7 @@ mod reader;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
 mod scan;
+pub mod segment_log;
 mod size;
 mod snapshot_data;
 pub mod snapshot_dir;
@@ -148,8 +155,8 @@ pub use app_store::{
 };
 pub use composite::{CompositeStorage, Parts};
 pub use config::{
-    AppBackend, Compression, Config, LogBackend, RocksConfig, SnapshotBackend, SnapshotConfig,
-    StoreConfig, TlsConfig, TransportConfig,
+    AppBackend, AppendLogConfig, Compression, Config, LogBackend, RocksConfig, SnapshotBackend,
+    SnapshotConfig, StoreConfig, TlsConfig, TransportConfig,
 };
 pub use entry_cache::CacheStats;
 pub use error::{Error, RecoveryError, Result};
@@ -158,6 +165,7 @@ pub use fs::{DiskFs, File, FileLock, FileSystem};
 pub use indexed::{Extractor, IndexQuery, IndexedData};
 pub use kv::{KvCommand, KvRefusal, KvReply, KvStateMachine};
 pub use logger::raft_logger;
+pub use peer::REGION_TRANSITIONS;
 pub use peer_storage::{
     GcInput, GcPolicy, PeerStorage, SNAPSHOT_TRANSITIONS, SnapshotState, Staged,
 };

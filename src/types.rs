@@ -127,6 +127,32 @@ impl KeyRange {
         key >= self.start.as_slice() && (self.end.is_empty() || key < self.end.as_slice())
     }
 
+    /// What of this range lies outside `other`: at most a piece below it and one above it.
+    ///
+    /// ```
+    /// use peerstore::KeyRange;
+    /// let range = KeyRange::new("b", "");
+    /// assert_eq!(range.without(&KeyRange::new("a", "d")), [KeyRange::new("d", "")]);
+    /// assert_eq!(range.without(&KeyRange::new("c", "")), [KeyRange::new("b", "c")]);
+    /// assert!(range.without(&KeyRange::all()).is_empty());
+    /// ```
+    pub fn without(&self, other: &KeyRange) -> Vec<KeyRange> {
+        let ends_first = |a: &[u8], b: &[u8]| b.is_empty() || (!a.is_empty() && a < b);
+        let mut pieces = Vec::new();
+        if self.start < other.start {
+            let end = match ends_first(&self.end, &other.start) {
+                true => &self.end,
+                false => &other.start,
+            };
+            pieces.push(KeyRange::new(&self.start[..], &end[..]));
+        }
+        if !other.end.is_empty() && ends_first(&other.end, &self.end) {
+            let start = self.start.clone().max(other.end.clone());
+            pieces.push(KeyRange::new(start, &self.end[..]));
+        }
+        pieces
+    }
+
     /// Whether no key can lie inside.
     pub fn is_empty(&self) -> bool {
         !self.end.is_empty() && self.start >= self.end

@@ -14,6 +14,8 @@ mod plain_storage;
 #[cfg(feature = "rocksdb")]
 #[path = "conformance/rocks.rs"]
 mod rocks;
+#[path = "conformance/segment_log.rs"]
+mod segment_log;
 
 use peerstore::conformance::{self, Harness};
 use peerstore::memory::{MemoryData, MemoryLog};

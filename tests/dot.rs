@@ -121,6 +121,21 @@ fn the_states_of_a_snapshot_are_all_reached_and_all_left() {
 }
 
 #[test]
+fn every_stage_of_a_region_is_reached_and_only_leaving_is_the_end() {
+    let text = dot::region_stages();
+    let (nodes, arrows) = parts(&text);
+    assert_eq!(arrows.len(), peerstore::REGION_TRANSITIONS.len());
+    for stage in nodes.keys() {
+        let left = arrows.iter().any(|(from, _)| from == stage);
+        assert_eq!(left, *stage != "Leaving", "{stage}");
+        assert!(
+            arrows.iter().any(|(_, to)| to == stage),
+            "{stage} is never reached"
+        );
+    }
+}
+
+#[test]
 fn a_live_picture_has_the_numbers_of_the_region() {
     let node = node();
     let storage = storage(&node);

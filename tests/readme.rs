@@ -7,12 +7,32 @@ fn read(path: &str) -> String {
 }
 
 #[test]
-fn the_program_shown_is_the_example_that_runs() {
+fn the_programs_shown_are_the_examples_that_run() {
     let readme = read("README.md");
-    let blocks: Vec<&str> = readme.split("```rust\n").skip(1).collect();
-    assert_eq!(blocks.len(), 1, "one program, which the doctests run");
-    let shown = blocks[0].split("```").next().unwrap();
-    assert_eq!(shown, read("examples/single_region.rs"));
+    let blocks = readme.split("```rust\n").skip(1);
+    let shown: Vec<&str> = blocks.filter_map(|b| b.split("```").next()).collect();
+    let examples = ["examples/single_region.rs", "examples/kv_store.rs"].map(read);
+    assert_eq!(shown, examples, "all of them, which the doctests run");
+}
+
+/// Digits apart, each line of the demonstration's output is one that the example can say.
+#[test]
+fn the_demonstration_says_what_is_shown() {
+    let readme = read("README.md");
+    let shown = readme.split("```text\n").nth(1).unwrap();
+    let shown = shown.split("```").next().unwrap();
+    assert!(shown.lines().count() > 3, "{shown}");
+    let sources = read("examples/cluster/story.rs");
+    // The texts between the numbers.
+    for line in shown.lines() {
+        let line = line.split_once("%: ").map_or(line, |(_, line)| line);
+        let pieces = line.split(|c: char| c.is_ascii_digit() || c == '.');
+        for piece in pieces.map(str::trim).filter(|p| p.len() > 8) {
+            // What becomes of the store depends on the options.
+            let said = piece.strip_prefix("was killed ").unwrap_or(piece);
+            assert!(sources.contains(said), "{piece}");
+        }
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use peerstore::memory::{MemoryData, MemorySnapshots};
 use peerstore::tcp::{Reason, TcpOptions, TcpTransport};
@@ -84,6 +85,11 @@ fn a_claimed_length_takes_no_memory_whether_it_is_allowed_or_not() {
         for purpose in [None, Some(1), Some(2)] {
             claim(&transport, purpose, claimed);
         }
+    }
+    // A refusal is counted after its connection was closed.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while transport.stats().refused.values().sum::<u64>() < 11 && Instant::now() < deadline {
+        std::thread::yield_now();
     }
     transport.stop();
     let refused = transport.stats().refused;

@@ -73,11 +73,12 @@ pub fn run(args: &Args) -> Outcome {
     Ok(())
 }
 
-/// The most proposers for some seconds, and nothing else.
+/// Some proposers, as many as `--mib` says, and nothing else.
 pub fn profile(args: &Args) -> Outcome {
     let dir = args.disk()?;
     let cluster = Cluster::start(dir.path(), 3, REGIONS, &Config::default())?;
-    let run = drive(&cluster, PROPOSERS[3], 10.0)?;
+    let proposers = args.mib.map_or(PROPOSERS[3], |n| n as u64);
+    let run = drive(&cluster, proposers, 6.0)?;
     let each = run.cpu_seconds / run.entries as f64 * 1e6;
     println!(
         "{} entries, {each:.1} us of processor time each",

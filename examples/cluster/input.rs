@@ -15,33 +15,36 @@ pub const CHUNK_BYTES: u64 = 64 << 10;
 pub struct Item {
     /// The file's relative path, a zero byte, and the number of the chunk: no file name has a zero.
     pub key: Vec<u8>,
-    pub region: u64,
     file: usize,
     offset: u64,
     pub bytes: u64,
 }
 
-/// The keys, ascending, with the region of each.
+/// Fewer keys cannot show what regions are for.
+const ITEMS_MIN: usize = 16;
+/// One of so many keys is in each of the two small regions.
+const SMALL_SHARE: usize = 32;
+
+/// The keys, ascending.
 pub struct Input {
     pub items: Vec<Item>,
     pub files: Vec<PathBuf>,
     pub bytes: u64,
     /// Symbolic links, unreadable files and directories, and what is neither file nor directory.
     pub skipped: u64,
-    /// The first key of each region; the first one's is empty.
-    pub starts: Vec<Vec<u8>>,
+    /// So many of the first keys are in two small regions.
+    pub small_items: usize,
 }
 
 impl Input {
-    /// Looks at the files of `dir` in the order of their names until they hold `bytes_max`, and
-    /// divides their keys into at most `regions` regions of about the same size.
-    pub fn collect(dir: &Path, bytes_max: u64, regions: u64) -> Outcome<Input> {
+    /// Looks at the files of `dir` in the order of their names until they hold `bytes_max`.
+    pub fn collect(dir: &Path, bytes_max: u64) -> Outcome<Input> {
         let mut input = Input {
             items: Vec::new(),
             files: Vec::new(),
             bytes: 0,
             skipped: 0,
-            starts: Vec::new(),
+            small_items: 0,
         };
         let entries = std::fs::read_dir(dir);
         entries.map_err(|e| format!("{}: {e}; give a directory with files", dir.display()))?;
@@ -49,8 +52,14 @@ impl Input {
         if input.items.is_empty() {
             return Err(format!("{} holds no file that can be read", dir.display()).into());
         }
+        let count = input.items.len();
+        if count < ITEMS_MIN {
+            let dir = dir.display();
+            let text = format!("{dir} makes {count} keys, expected at least {ITEMS_MIN}");
+            return Err(text.into());
+        }
         input.items.sort_by(|a, b| a.key.cmp(&b.key));
-        input.divide(regions);
+        input.small_items = 2 * count.div_ceil(SMALL_SHARE);
         Ok(input)
     }
 
@@ -92,7 +101,6 @@ impl Input {
             self.bytes += bytes;
             self.items.push(Item {
                 key,
-                region: 0,
                 file: self.files.len(),
                 offset,
                 bytes,
@@ -101,20 +109,10 @@ impl Input {
         self.files.push(path);
     }
 
-    fn divide(&mut self, regions: u64) {
-        let regions = regions.min(self.items.len() as u64);
-        let weight = |item: &Item| item.bytes + 64;
-        let total: u64 = self.items.iter().map(weight).sum();
-        let (mut before, mut region) = (0, 0);
-        for item in &mut self.items {
-            if before * regions >= region * total && region < regions {
-                let start = if region == 0 { &[] } else { &item.key[..] };
-                self.starts.push(start.to_vec());
-                region += 1;
-            }
-            item.region = region;
-            before += weight(item);
-        }
+    /// Where the two small regions end.
+    pub fn small_ends(&self) -> [&[u8]; 2] {
+        let end = |item: usize| &self.items[item].key[..];
+        [end(self.small_items / 2), end(self.small_items)]
     }
 
     /// Reads the value of an item from its file.

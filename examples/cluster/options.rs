@@ -3,14 +3,18 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
+use super::node::Settings;
+
 pub const USAGE: &str = "\
-Replicates the files of a directory over three stores in one process.
+Replicates the files of a directory over four stores, each a process, and kills one on the way.
 
 usage: cluster [options] [directory]
 
   directory      what to load; the sources of cargo's registry if none is given
   --mib N        load about N MiB (64)
-  --regions N    split the keys into N raft groups, 1 to 64 (4)
+  --regions N    let a region split when it holds more than 1/N of that, 1 to 64 (8)
+  --log WHERE    keep the logs in rocksdb, or in memory: then the store is frozen, not killed (rocksdb)
+  --in-process   run the stores as threads of this process, without TCP; one is stopped, not killed
   --dir DIR      put the stores into DIR, missing or empty, and keep them
   --damage       change, remove and add something on one store before the check, to see it found
   --help         this text
@@ -23,6 +27,8 @@ const REGIONS_MAX: u64 = 64;
 pub enum Command {
     Help,
     Run(Options),
+    /// One store, as the demonstration starts it.
+    Node(Settings),
 }
 
 #[derive(Debug, PartialEq)]
@@ -30,6 +36,8 @@ pub struct Options {
     pub input: Option<PathBuf>,
     pub mib_max: u64,
     pub regions: u64,
+    pub memory_log: bool,
+    pub in_process: bool,
     /// None: a temporary directory, removed at the end.
     pub dir: Option<PathBuf>,
     pub damage: bool,
@@ -40,7 +48,10 @@ pub enum UsageError {
     UnknownOption(String),
     MissingValue(&'static str),
     NotInRange(&'static str, String, u64),
+    NoLog(String),
+    LostLog,
     SecondDirectory(PathBuf),
+    BadNode,
 }
 
 impl std::error::Error for UsageError {}
@@ -53,8 +64,17 @@ impl std::fmt::Display for UsageError {
             UsageError::NotInRange(option, got, max) => {
                 write!(f, "{option} {got}: expected a number from 1 to {max}")?;
             }
+            UsageError::NoLog(got) => write!(f, "--log {got}: expected rocksdb or memory")?,
+            UsageError::LostLog => {
+                f.write_str("--log memory: a store in this process would lose its log, and its votes, when it is stopped")?;
+            }
             UsageError::SecondDirectory(path) => {
                 write!(f, "one directory is enough, got {} as well", path.display())?;
+            }
+            UsageError::BadNode => {
+                f.write_str(
+                    "node: expected a store, its directory, the bytes of a region and a log",
+                )?;
             }
         }
         f.write_str("; see --help")
@@ -66,11 +86,16 @@ impl Command {
         let mut options = Options {
             input: None,
             mib_max: 64,
-            regions: 4,
+            regions: 8,
+            memory_log: false,
+            in_process: false,
             dir: None,
             damage: false,
         };
-        let mut args = args;
+        let mut args = args.peekable();
+        if args.next_if(|arg| arg == "node").is_some() {
+            return node(args.collect());
+        }
         while let Some(arg) = args.next() {
             match arg.to_str() {
                 Some("--help" | "-h") => return Ok(Command::Help),
@@ -78,6 +103,11 @@ impl Command {
                 Some("--regions") => {
                     options.regions = number("--regions", args.next(), REGIONS_MAX)?;
                 }
+                Some("--log") => {
+                    let log = args.next().ok_or(UsageError::MissingValue("--log"))?;
+                    options.memory_log = is_memory(&log)?;
+                }
+                Some("--in-process") => options.in_process = true,
                 Some("--dir") => {
                     let dir = args.next().ok_or(UsageError::MissingValue("--dir"))?;
                     options.dir = Some(dir.into());
@@ -92,7 +122,31 @@ impl Command {
                 _ => options.input = Some(arg.into()),
             }
         }
-        Ok(Command::Run(options))
+        match options.memory_log && options.in_process {
+            true => Err(UsageError::LostLog),
+            false => Ok(Command::Run(options)),
+        }
+    }
+}
+
+fn node(args: Vec<OsString>) -> Result<Command, UsageError> {
+    let number = |arg: &OsString| arg.to_str().and_then(|text| text.parse().ok());
+    let [store, dir, region_bytes_max, log] = &args[..] else {
+        return Err(UsageError::BadNode);
+    };
+    Ok(Command::Node(Settings {
+        store: number(store).ok_or(UsageError::BadNode)?,
+        dir: dir.into(),
+        memory_log: is_memory(log)?,
+        region_bytes_max: number(region_bytes_max).ok_or(UsageError::BadNode)?,
+    }))
+}
+
+fn is_memory(log: &OsStr) -> Result<bool, UsageError> {
+    match log.to_str() {
+        Some("rocksdb") => Ok(false),
+        Some("memory") => Ok(true),
+        _ => Err(UsageError::NoLog(log.to_string_lossy().into_owned())),
     }
 }
 

@@ -32,6 +32,7 @@ fn the_example_names_every_key() {
     for section in [
         "",
         "snapshot: ",
+        "append_log: ",
         "rocksdb: ",
         "gc: ",
         "store: ",
@@ -59,6 +60,7 @@ log: memory
 app: memory
 snapshot: {backend: memory, compression: lz4, compression_level: 9, inline_bytes_max: 0, retry_backoff_ms: 5}
 entry_cache_bytes: 1GB
+append_log: {segment_bytes: 1MiB, spare_segments: 1, flush_interval_ms: 5, ring_bytes: 0, index_bytes_max: 1KiB, compress: false}
 rocksdb: {block_cache_bytes: 1MiB, write_buffer_bytes: 2 MiB}
 gc: {entries_max: 10, bytes_max: 4096, entries_trailing: 3}
 ";
@@ -77,6 +79,14 @@ gc: {entries_max: 10, bytes_max: 4096, entries_trailing: 3}
             retry_backoff_ms: 5,
         },
         entry_cache_bytes: 1_000_000_000,
+        append_log: AppendLogConfig {
+            segment_bytes: 1 << 20,
+            spare_segments: 1,
+            flush_interval_ms: 5,
+            ring_bytes: 0,
+            index_bytes_max: 1 << 10,
+            compress: false,
+        },
         rocksdb: RocksConfig {
             block_cache_bytes: 1 << 20,
             write_buffer_bytes: 2 << 20,
@@ -185,6 +195,10 @@ fn a_value_out_of_range_is_refused_with_its_key() {
         ("snapshot: {inline_bytes_max: 17MiB}", "0 to 16777216"),
         ("snapshot: {retry_backoff_ms: 0}", "at least 1"),
         ("entry_cache_bytes: 0", "at least 1"),
+        ("append_log: {segment_bytes: 4KiB}", "16384 to 1073741824"),
+        ("append_log: {segment_bytes: 100001}", "multiple of 4096"),
+        ("append_log: {spare_segments: 65}", "0 to 64"),
+        ("append_log: {flush_interval_ms: 10001}", "0 to 10000"),
         ("rocksdb: {block_cache_bytes: 0}", "at least 1"),
         ("rocksdb: {write_buffer_bytes: 1KiB}", "at least 65536"),
         ("gc: {entries_max: 0}", "at least 1"),

@@ -25,7 +25,7 @@ mod tables;
 
 pub use flow::{data_flow, install};
 pub use reads::entries;
-pub use states::snapshot_states;
+pub use states::{region_stages, snapshot_states};
 pub use storage::{live, peer_storage};
 pub use tables::{keyspaces, layers};
 
@@ -33,7 +33,7 @@ pub use tables::{keyspaces, layers};
 pub type Picture = (&'static str, fn() -> String);
 
 /// Every picture that needs no storage.
-pub const PICTURES: [Picture; 7] = [
+pub const PICTURES: [Picture; 8] = [
     ("data_flow", data_flow),
     ("install", install),
     ("keyspaces", keyspaces),
@@ -41,4 +41,5 @@ pub const PICTURES: [Picture; 7] = [
     ("peerstorage", peer_storage),
     ("peerstorage_entries", entries),
     ("snapshot_states", snapshot_states),
+    ("region_stages", region_stages),
 ];

@@ -1,13 +1,15 @@
-//! What a message must satisfy before raft sees it. Uses: conf, transport.
+//! What a message must satisfy before raft sees it. Uses: command, conf,
+//! transport.
 //!
 //! raft 0.7 takes its peers' word: a message that contradicts what it knows ends the process. Here such
 //! a message is refused, and nothing has changed.
 
 use raft::StateRole;
-use raft::eraftpb::{Message, MessageType};
+use raft::eraftpb::{Entry, Message, MessageType};
 use raft::raw_node::is_local_msg;
 
 use super::Peer;
+use crate::command::{EntryHeader, conf_change_of, is_conf_change};
 use crate::conf::check_conf_state;
 use crate::snapshot_data::RaftSnapshotData;
 use crate::transport::PeerMessage;
@@ -51,30 +53,19 @@ impl Peer {
             return refuse("sender", got);
         }
         let kind = message.get_msg_type();
-        if is_local_msg(kind) || kind == MessageType::MsgPropose {
+        if does_not_travel(kind) {
             return refuse("message type", format!("{kind:?} does not travel"));
         }
         if message.term == 0 && !travels_without_term(kind) {
             return refuse("term", format!("{kind:?} of term 0"));
         }
-        if message.term > TERM_MAX || message.index > INDEX_MAX || message.commit > INDEX_MAX {
-            let (term, index) = (message.term, message.index);
-            return refuse(
-                "number",
-                format!("term {term}, index {index}: near the end"),
-            );
-        }
+        check_numbers(message)?;
         match kind {
             MessageType::MsgAppend => self.check_append(message),
             MessageType::MsgHeartbeat => self.check_heartbeat(message),
             MessageType::MsgSnapshot => self.check_snapshot(message),
             MessageType::MsgAppendResponse => self.check_append_response(message),
-            MessageType::MsgReadIndex | MessageType::MsgReadIndexResp => {
-                match message.entries.len() {
-                    1 => Ok(()),
-                    n => refuse("read index", format!("{n} entries, expected 1")),
-                }
-            }
+            MessageType::MsgReadIndex | MessageType::MsgReadIndexResp => check_read_index(message),
             _ => Ok(()),
         }
     }
@@ -126,9 +117,25 @@ impl Peer {
                     format!("term {got} at {index} behind {before}, in {term}"),
                 );
             }
+            self.check_readable(entry)?;
             before = entry.term;
         }
         self.check_committed(message)
+    }
+
+    /// Whether the store will know what to do with the entry once it is committed: it could not skip it
+    /// then.
+    fn check_readable(&self, entry: &Entry) -> Checked {
+        let region = self.region_id();
+        let header = EntryHeader::of(region, entry);
+        let change = match is_conf_change(entry) {
+            true => conf_change_of(region, entry).map(drop),
+            false => Ok(()),
+        };
+        match header.map(drop).and(change) {
+            Ok(()) => Ok(()),
+            Err(error) => refuse("entries", error.to_string()),
+        }
     }
 
     /// What is committed here is what every leader has.
@@ -228,12 +235,46 @@ impl Peer {
     }
 }
 
-/// raft sends these with the term 0.
+/// raft sends these with the term 0: it forwards them, and ends the process over one that has a term.
 fn travels_without_term(kind: MessageType) -> bool {
-    matches!(
-        kind,
-        MessageType::MsgReadIndex | MessageType::MsgTransferLeader
-    )
+    kind == MessageType::MsgReadIndex
+}
+
+/// Local messages, and those by which a follower would pass on what its clients want: here a store
+/// answers its clients with the leader's address instead.
+fn does_not_travel(kind: MessageType) -> bool {
+    is_local_msg(kind)
+        || matches!(
+            kind,
+            MessageType::MsgPropose | MessageType::MsgTransferLeader
+        )
+}
+
+/// raft counts on from what it is told, without looking for the end of the numbers.
+fn check_numbers(message: &Message) -> Checked {
+    let terms = [message.term, message.log_term, message.commit_term];
+    let indexes = [message.index, message.commit, message.reject_hint];
+    if terms.iter().any(|t| *t > TERM_MAX) || indexes.iter().any(|i| *i > INDEX_MAX) {
+        let found = format!("terms {terms:?}, indexes {indexes:?}: near the end");
+        return refuse("number", found);
+    }
+    if message.request_snapshot != 0 {
+        // Nobody here asks that way, and raft would believe any index.
+        let index = message.request_snapshot;
+        return refuse("number", format!("asks for a snapshot at {index}"));
+    }
+    Ok(())
+}
+
+fn check_read_index(message: &Message) -> Checked {
+    let (entries, term) = (message.entries.len(), message.term);
+    if entries != 1 {
+        return refuse("read index", format!("{entries} entries, expected 1"));
+    }
+    if message.get_msg_type() == MessageType::MsgReadIndex && term != 0 {
+        return refuse("read index", format!("asked in term {term}, expected none"));
+    }
+    Ok(())
 }
 
 /// Nobody has that many; raft would count past the end.

@@ -93,16 +93,17 @@ impl Handover {
     pub fn wrote(&mut self, bytes: u64) {
         self.written_bytes += bytes;
     }
+}
 
-    fn is_admin(entry: &Entry) -> bool {
-        // The smallest admin header is longer than the largest plain one is by its version alone, so
-        // most entries are told apart without being decoded. What does not decode is left to the
-        // applier, which stops the region for it.
-        const PLAIN_BYTES_MAX: usize = 3;
-        is_conf_change(entry)
-            || entry.context.len() > PLAIN_BYTES_MAX
-                && EntryHeader::of(0.into(), entry).is_ok_and(|h| h.admin.is_some())
-    }
+/// Whether an entry is one of the store's own.
+pub(super) fn is_admin(entry: &Entry) -> bool {
+    // The smallest admin header is longer than the largest plain one is by its version alone, so
+    // most entries are told apart without being decoded. What does not decode is left to the
+    // applier, which stops the region for it.
+    const PLAIN_BYTES_MAX: usize = 3;
+    is_conf_change(entry)
+        || entry.context.len() > PLAIN_BYTES_MAX
+            && EntryHeader::of(0.into(), entry).is_ok_and(|h| h.admin.is_some())
 }
 
 impl Peer {
@@ -110,11 +111,7 @@ impl Peer {
     pub(super) fn hand_over(&mut self, out: &mut Outbox) {
         let handover = &mut self.handover;
         if handover.barrier == Barrier::None {
-            let plain = handover
-                .waiting
-                .iter()
-                .take_while(|e| !Handover::is_admin(e))
-                .count();
+            let plain = handover.waiting.iter().take_while(|e| !is_admin(e)).count();
             if plain > 0 {
                 let entries: Vec<Entry> = handover.waiting.drain(..plain).collect();
                 self.hand_entries(entries, out);

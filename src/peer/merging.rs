@@ -23,6 +23,18 @@ impl Peer {
             .map(|bytes| (term, bytes))
     }
 
+    /// Whether the log may hold entries of the store's own that are not applied yet: a compaction among
+    /// them could drop what a merge is to carry.
+    pub fn has_admin_ahead(&self) -> bool {
+        let log = &self.raft.raft.raft_log;
+        let next = self.storage().applied_index() + 1;
+        let context = GetEntriesContext::empty(false);
+        match log.slice(next, log.last_index() + 1, None, context) {
+            Ok(entries) => entries.iter().any(super::handover::is_admin),
+            Err(_) => true,
+        }
+    }
+
     /// Takes in entries `(before, commit]`, which are committed, as if the leader had sent them: the
     /// leader may be gone.
     pub fn catch_up(&mut self, before: LogPosition, commit: u64, entries: &[Entry]) {

@@ -9,6 +9,7 @@
 //! | `reads` | linearizable reads by read index |
 //! | `check` | what a message must satisfy before raft sees it |
 //! | `send` | messages on their way out, and in |
+//! | `stage` | how a peer stands |
 //! | `transfer` | leadership that is handed over |
 //! | `merging` | what a merge needs of a source's log |
 //! | `sleep` | ticks, and the sleep of a region that has nothing to do |
@@ -24,21 +25,25 @@ mod reads;
 mod ready;
 mod send;
 mod sleep;
+mod stage;
+#[cfg(test)]
+mod tests;
 mod transfer;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use raft::eraftpb::Message;
-use raft::{RawNode, Ready, StateRole};
+use raft::{RawNode, StateRole};
 
 pub use check::Refusal;
 pub use handover::{AdminEntry, Machines};
 pub use propose::ProposeData;
+pub use stage::{Installing, REGION_TRANSITIONS, Stage};
 
 use crate::error::{Error, Result};
 use crate::peer_storage::{PeerStorage, Staged};
-use crate::proto::{Peer as PeerMeta, PeerState, Region};
+use crate::proto::{Peer as PeerMeta, PeerState, Region, RegionEpoch};
 use crate::raft_log::LogBatch;
 use crate::transport::PeerMessage;
 use crate::types::{LogPosition, PeerId, RegionId};
@@ -121,24 +126,15 @@ impl Outbox {
     }
 }
 
-/// How a peer stands.
+/// What has become of a merge where this peer has not come to yet.
 #[derive(Debug)]
-pub enum Stage {
-    /// It takes part.
-    Active,
-    /// A snapshot is being installed: raft is not touched until it is done.
-    Installing(Box<Installing>),
-    /// It goes as soon as nothing of it is being written.
-    Leaving,
-    /// It cannot go on.
-    Stopped(String),
-}
-
-/// See [`Stage::Installing`].
-#[derive(Debug)]
-pub struct Installing {
-    ready: Ready,
-    messages: Vec<Message>,
+pub enum MergeElsewhere {
+    /// Nobody has said anything.
+    Unknown,
+    /// The region was taken in by this one, as that was before.
+    TakenIn(Region),
+    /// The region has gone on by itself.
+    RolledBack,
 }
 
 /// Writes that are on their way to the disk.
@@ -176,10 +172,13 @@ pub struct Peer {
     role: StateRole,
     transfer: Option<Transfer>,
     preparation: Option<Preparation>,
-    // It was offered a snapshot that cannot be installed yet: it will not get on by its log.
-    obstructed: bool,
+    // A worker has its install: nobody else may write what the region is, whatever its stage is by now.
+    installing: bool,
+    merge_elsewhere: MergeElsewhere,
     // The last merge that was proposed here.
     merge_proposed: LogPosition,
+    // The index of the last compaction by policy that was proposed here.
+    compaction_proposed: u64,
 }
 
 impl Peer {
@@ -223,8 +222,10 @@ impl Peer {
             role: StateRole::Follower,
             transfer: None,
             preparation: None,
-            obstructed: false,
+            installing: false,
+            merge_elsewhere: MergeElsewhere::Unknown,
             merge_proposed: LogPosition::default(),
+            compaction_proposed: 0,
         })
     }
 
@@ -312,13 +313,17 @@ impl Peer {
         }
     }
 
-    /// Stops the region: whoever waits is told why. What is on disk stays as it is.
+    /// Stops the region: whoever waits is told why. What is on disk stays as it is. One that leaves goes
+    /// on leaving: what has failed in it goes with it.
     pub fn stop(&mut self, reason: &str) {
-        if !matches!(self.stage, Stage::Stopped(_)) {
+        if !matches!(self.stage, Stage::Stopped(_) | Stage::Leaving) {
             tracing::error!(region = %self.key.region, reason, "region stopped");
-            self.stage = Stage::Stopped(reason.to_owned());
+            self.stage.go(Stage::Stopped(reason.to_owned()));
         }
         let region = self.key.region;
+        // What is in the log may have left it for other replicas, and be applied there.
+        self.proposals
+            .stop(region, || stopped(region, reason.to_owned()));
         self.fail_waiters(|| stopped(region, reason.to_owned()));
     }
 
@@ -347,7 +352,9 @@ impl Peer {
     /// Begins to leave: no ready is taken any more, and whoever waits is told.
     pub fn leave(&mut self) {
         let region = self.key.region;
-        self.stage = Stage::Leaving;
+        if !matches!(self.stage, Stage::Leaving) {
+            self.stage.go(Stage::Leaving);
+        }
         self.reads.fail(|| Error::RegionNotFound { region });
         self.fail_waiters(|| Error::Uncertain { region });
     }
@@ -365,10 +372,11 @@ impl Peer {
         self.is_settled() && self.handover.is_empty()
     }
 
-    /// Whether neither the log nor the applier has anything of it, so that it can go.
+    /// Whether no worker has anything of it, so that it can go.
     pub fn is_settled(&self) -> bool {
         let applied = self.storage().applied_index();
         self.in_flight.is_empty()
+            && !self.installing
             && (self.handover.handed() == applied || self.handover.has_failed())
     }
 
@@ -390,14 +398,22 @@ impl Peer {
         self.busy();
     }
 
-    /// Whether it will not get on by its log: it was offered a snapshot, and another region is in the way.
-    pub fn is_obstructed(&self) -> bool {
-        self.obstructed
+    /// What has become elsewhere of a merge that has not come to its end here.
+    pub fn merge_elsewhere(&self) -> &MergeElsewhere {
+        &self.merge_elsewhere
     }
 
-    /// See [`Peer::is_obstructed`].
-    pub fn set_obstructed(&mut self) {
-        self.obstructed = true;
+    /// Somebody has said that the region was taken in by `target`, which is what it was before.
+    pub fn set_taken_in(&mut self, target: &Region) {
+        self.merge_elsewhere = MergeElsewhere::TakenIn(target.clone());
+    }
+
+    /// Others of the region are at `epoch`. A region that waits for a merge has a newer one only if the
+    /// merge was given up.
+    pub fn heard_epoch(&mut self, epoch: RegionEpoch) {
+        if self.is_merging() && epoch.version > self.region().region_epoch.version {
+            self.merge_elsewhere = MergeElsewhere::RolledBack;
+        }
     }
 }
 

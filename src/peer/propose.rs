@@ -76,7 +76,8 @@ impl Proposals {
     }
 
     /// Entries from `index` on are new: those that stood there were replaced, and whoever leads now does
-    /// not have them, so they are not committed and never will be.
+    /// not have them. Nobody here will hear of them again; but they may be on other replicas, one of
+    /// which may lead next and commit them.
     fn drop_from(&mut self, index: u64, region: RegionId) {
         while self
             .waiting
@@ -84,16 +85,25 @@ impl Proposals {
             .is_some_and(|p| p.position.index >= index)
             && let Some(proposal) = self.waiting.pop_back()
         {
-            proposal.done.answer(Err(Error::ProposalDropped { region }));
+            proposal.done.answer(Err(Error::Uncertain { region }));
         }
         while self.admin.back().is_some_and(|w| w.position.index >= index)
             && let Some(wait) = self.admin.pop_back()
         {
-            wait.done.answer(Err(Error::ProposalDropped { region }));
+            wait.done.answer(Err(Error::Uncertain { region }));
         }
     }
 
-    /// Answers everybody.
+    /// Answers everybody. What is in the log already may have left it for other replicas, and be
+    /// applied there; only what was not proposed yet has the error's own word that it never will be.
+    pub fn stop(&mut self, region: RegionId, error: impl Fn() -> Error) {
+        for proposal in self.gathered.drain(..) {
+            proposal.done.answer(Err(error()));
+        }
+        self.fail(|| Error::Uncertain { region });
+    }
+
+    /// Answers everybody the same.
     pub fn fail(&mut self, error: impl Fn() -> Error) {
         for proposal in self.gathered.drain(..) {
             proposal.done.answer(Err(error()));
@@ -173,11 +183,16 @@ impl Peer {
         if self.proposals.gathered.is_empty() {
             return;
         }
-        let gathered = std::mem::take(&mut self.proposals.gathered);
-        if !self.is_leader() {
-            for proposal in gathered {
-                proposal.done.answer(Err(self.not_leader()));
+        // Since they were gathered the region may have been split, or the lead lost; or its last entry
+        // before a merge may have been applied, behind which nothing may be acknowledged any more.
+        let mut gathered = Vec::new();
+        for proposal in std::mem::take(&mut self.proposals.gathered) {
+            match self.check_proposal("proposal", proposal.version) {
+                Ok(()) => gathered.push(proposal),
+                Err(error) => proposal.done.answer(Err(error)),
             }
+        }
+        if gathered.is_empty() {
             return;
         }
         let version = self.region().region_epoch.version;

@@ -3,7 +3,7 @@
 use raft::eraftpb::HardState;
 use raft::{LightReady, Ready};
 
-use super::{InFlight, Installing, Outbox, Peer, Stage, stopped};
+use super::{InFlight, Installing, MergeElsewhere, Outbox, Peer, Stage, stopped};
 use crate::app_store::AppBatch;
 use crate::error::{Error, Result};
 use crate::peer_storage::{AppliedStates, Installed};
@@ -75,19 +75,25 @@ impl Peer {
         let messages = ready.take_persisted_messages();
         let task = self.raft.mut_store().begin_install_task(&mut ready, also)?;
         out.slow.push(SlowTask::Install(self.key, Box::new(task)));
+        out.changed.push(self.key);
+        self.installing = true;
         let installing = Installing { ready, messages };
-        self.stage = Stage::Installing(Box::new(installing));
+        self.stage.go(Stage::Installing(Box::new(installing)));
         Ok(())
     }
 
-    /// The snapshot is in: raft may go on.
+    /// The snapshot is in: raft may go on. One that was told to leave meanwhile, or was stopped, knows
+    /// what it has now, and no more.
     pub fn installed(&mut self, installed: Installed, out: &mut Outbox) {
-        let stage = std::mem::replace(&mut self.stage, Stage::Active);
-        let Stage::Installing(installing) = stage else {
-            self.stage = stage;
+        self.installing = false;
+        self.raft.mut_store().accept_installed(installed);
+        if !matches!(self.stage, Stage::Installing(_)) {
+            self.handover.restart_at(self.storage().applied_index());
+            return;
+        }
+        let Stage::Installing(installing) = self.stage.go(Stage::Active) else {
             return;
         };
-        self.raft.mut_store().accept_installed(installed);
         let Installing { ready, messages } = *installing;
         self.send(messages, out);
         let light = self.raft.advance_append(ready);
@@ -108,8 +114,9 @@ impl Peer {
                 work: ApplyWork::Installed(Box::new(states)),
             });
         }
-        self.obstructed = false;
+        self.merge_elsewhere = MergeElsewhere::Unknown;
         self.known.clear();
+        self.leave_if_removed();
         self.note_role(out);
         out.changed.push(self.key);
     }
@@ -214,12 +221,15 @@ impl Peer {
         self.handover.wrote(bytes);
         self.compact_cache();
         if changed {
+            self.merge_elsewhere = MergeElsewhere::Unknown;
             out.changed.push(self.key);
             self.leave_if_removed();
         }
     }
 
-    fn leave_if_removed(&mut self) {
+    /// Begins to leave if the region is known not to have this peer: also where that was applied before
+    /// a crash, or came by a snapshot.
+    pub fn leave_if_removed(&mut self) {
         let id = self.id().0;
         let region = self.region();
         if region.is_initialized() && region.peers.iter().all(|p| p.id != id) {

@@ -61,12 +61,37 @@ impl Peer {
         }
         self.tick_reads();
         self.tick_transfer();
+        self.ask_whether_gone(out);
         if self.is_leader() {
             if (self.rest.ticks).is_multiple_of(self.options.gc_ticks.max(1)) {
                 self.compact_log();
             }
             self.fall_asleep(out);
         }
+    }
+
+    /// A peer that has no vote and hears no leader cannot find out by asking for votes that it was
+    /// removed: it says that it is awake, now and then, and whoever knows better says so.
+    fn ask_whether_gone(&mut self, out: &mut Outbox) {
+        let every = 4 * self.options.election_ticks as u32;
+        let raft = &self.raft.raft;
+        if raft.promotable() || raft.leader_id != 0 && !self.is_silent() {
+            return;
+        }
+        if !self.rest.ticks.is_multiple_of(every) {
+            return;
+        }
+        let own = self.id().0;
+        let known = self.known.clone().into_iter();
+        let peers: Vec<_> = known.chain(self.region().peers.clone()).collect();
+        for to in peers.into_iter().filter(|p| p.id != own) {
+            self.say(to, PeerBody::Wake, out);
+        }
+    }
+
+    /// Whether the leader was not heard for an election's time.
+    fn is_silent(&self) -> bool {
+        self.raft.raft.election_elapsed >= 2 * self.options.election_ticks
     }
 
     /// Whether it has something for the store since the tick.
@@ -102,9 +127,14 @@ impl Peer {
             }
         };
         let index = first_index - 1;
+        // One that drops no more than the last one's own entry would be followed by another, for ever.
+        if index <= self.compaction_proposed {
+            return;
+        }
         if let Ok(term) = self.raft.raft.raft_log.term(index) {
             let command = CompactLog { index, term };
             self.propose_admin(AdminCommand::CompactLog(command), None);
+            self.compaction_proposed = self.raft.raft.raft_log.last_index();
         }
     }
 

@@ -1,7 +1,8 @@
 //! Leadership that is handed over, to a peer that has at hand what its followers will want. Uses: ticket,
 //! transport, peer_storage.
 
-use raft::eraftpb::Entry;
+use raft::StateRole;
+use raft::eraftpb::{ConfChangeType, ConfChangeV2, Entry};
 
 use super::{Outbox, Peer};
 use crate::error::{Error, Result};
@@ -166,6 +167,41 @@ impl Peer {
                 }
             };
             transfer.done.answer(result);
+        }
+    }
+
+    /// Whether the change at `index` may be applied here, as far as the lead goes. A leader that loses its
+    /// vote by it waits until a majority of those who stay know that it is committed: when it is gone they
+    /// would ask for its vote for ever.
+    pub fn may_leave_lead(&self, change: &ConfChangeV2, index: u64) -> bool {
+        let own = self.id().0;
+        let voters = &self.storage().conf_state().voters;
+        let loses_vote = match change.get_changes() {
+            [] => !voters.contains(&own),
+            [one] => one.node_id == own && one.get_change_type() != ConfChangeType::AddNode,
+            // The way into a joint configuration, in which its vote counts still.
+            _ => false,
+        };
+        if !self.is_leader() || !loses_vote {
+            return true;
+        }
+        let staying = voters.iter().filter(|id| **id != own).count();
+        let prs = self.raft.raft.prs();
+        let knows = |id: u64| prs.get(id).is_some_and(|p| p.committed_index >= index);
+        let knowing = voters
+            .iter()
+            .filter(|id| **id != own && knows(**id))
+            .count();
+        staying == 0 || knowing * 2 > staying
+    }
+
+    /// Ends the lead of a peer that a change has left without a vote. raft lets it lead on, and fails
+    /// when it is not even a member any more.
+    pub fn step_down_without_vote(&mut self) {
+        let own = self.id().0;
+        let raft = &mut self.raft.raft;
+        if raft.state == StateRole::Leader && !raft.prs().conf().voters().contains(own) {
+            raft.become_follower(raft.term, 0);
         }
     }
 

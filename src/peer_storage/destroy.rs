@@ -6,11 +6,11 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::open::scan_regions;
+use super::open::{read_region, scan_regions};
 use super::snapshot::SnapshotTask;
 use super::{Engines, Ownership, PeerStorage};
 use crate::app_store::{AppBatch, Keyspace};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::keys::region_key;
 use crate::proto::{PeerState, RegionLocalState};
 use crate::raft_log::LogBatch;
@@ -36,6 +36,32 @@ pub struct DestroyTask {
 }
 
 impl DestroyTask {
+    /// The removal of a region that cannot be opened, from what is stored of it.
+    ///
+    /// # Errors
+    /// `RegionNotFound`, `RegionOpen`; `Corruption` if not even its range can be read.
+    pub(crate) fn of_stored(engines: &Arc<Engines>, region: RegionId) -> Result<Self> {
+        let ownership = engines.open_regions.acquire(region)?;
+        let stored = read_region(engines, region)?;
+        let stored = stored.filter(|s| s.state != PeerState::Tombstone);
+        let stored = stored.ok_or(Error::RegionNotFound { region })?;
+        Ok(DestroyTask {
+            engines: Arc::clone(engines),
+            tombstone: RegionLocalState {
+                state: PeerState::Tombstone,
+                merge_state: None,
+                ..stored
+            },
+            leaves: Leaves::Nothing,
+            _ownership: ownership,
+        })
+    }
+
+    /// The region as it will be remembered.
+    pub(crate) fn tombstone(&self) -> &RegionLocalState {
+        &self.tombstone
+    }
+
     /// Makes the tombstone durable first, then removes log and states, then the data unless it stays.
     ///
     /// # Errors
@@ -154,7 +180,12 @@ pub fn finish_removals(engines: &Engines) -> Result<()> {
 pub(super) fn remove_leftovers(engines: &Engines, tombstone: &RegionLocalState) -> Result<()> {
     let region = tombstone.region.region_id();
     let durability = engines.options.durability;
-    let had_log = engines.log.read_state(region)?.is_some();
+    let had_log = match engines.log.read_state(region) {
+        Ok(state) => state.is_some(),
+        // It is on its way out, whatever it says.
+        Err(Error::Corruption { .. }) => true,
+        Err(error) => return Err(error),
+    };
     if had_log {
         let mut batch = LogBatch::default();
         batch.clear_region(region);

@@ -3,7 +3,7 @@
 //!
 //! | step | what becomes durable | a crash after it |
 //! |---|---|---|
-//! | 1 | kv: Applying, the new apply state, the saved raft state | the log is wiped, then as 2 |
+//! | 1 | kv: Applying, the new apply state, the saved raft state; keys that are given up go | the log is wiped, then as 2 |
 //! | 2 | log: old entries gone, the new raft state, entries behind the snapshot | the data is imported again |
 //! | 3 | kv: the data | the same |
 //! | 4 | kv: Normal, the saved raft state gone | nothing to do |
@@ -24,7 +24,7 @@ use crate::proto::{PeerState, RaftApplyState, RaftLocalState, Region, RegionLoca
 use crate::raft_log::LogBatch;
 use crate::snapshot_data::{RaftSnapshotData, position};
 use crate::snapshot_store::{RaftSnapshotStorage, SnapshotInfo, SnapshotKey};
-use crate::types::LogPosition;
+use crate::types::{KeyRange, LogPosition};
 
 /// The data of a snapshot between steps 2 and 3: staged, not yet switched to.
 pub(super) struct Install {
@@ -50,6 +50,9 @@ pub(super) struct Target {
     pub entries: Vec<Entry>,
     // None if it leaves the data alone.
     data: Option<RaftSnapshotData>,
+    // What the region gives up: keys that a split here has not come to yet. They were this region's
+    // until now, so nobody else's, and whoever has them now brings its own.
+    given_up: Vec<KeyRange>,
     snapshot: Snapshot,
 }
 
@@ -164,6 +167,16 @@ impl PeerStorage {
         }
         check_contiguous(region, index + 1, entries)?;
         let range_and_epoch = data.as_ref().map(|data| data.region.clone());
+        let given_up = match &range_and_epoch {
+            // A range becomes smaller by a split, which counts.
+            Some(next)
+                if self.region().is_initialized()
+                    && next.region_epoch.version > self.region().region_epoch.version =>
+            {
+                self.region().range().without(&next.range())
+            }
+            _ => Vec::new(),
+        };
         let hard_state = hard_state.unwrap_or_else(|| {
             let mut state = self.hard_state().clone();
             (state.term, state.commit) = (state.term.max(term), index);
@@ -187,6 +200,7 @@ impl PeerStorage {
             hard_state,
             entries: entries.to_vec(),
             data,
+            given_up,
             snapshot: snapshot.clone(),
         })
     }
@@ -266,6 +280,12 @@ impl Target {
         );
         batch.put(Keyspace::ApplyState, key, self.apply_state.encode_to_vec());
         batch.put(Keyspace::SnapshotState, key, pending.encode_to_vec());
+        // With the range: afterwards nobody would know whose they were.
+        for range in &self.given_up {
+            for keyspace in Keyspace::APPLICATION {
+                batch.delete_range(keyspace, range);
+            }
+        }
         let written = engines.app.write(&batch, engines.options.durability);
         if written.is_err() {
             engines.open_regions.doubt(region);

@@ -7,23 +7,24 @@
 
 use std::sync::Arc;
 
-use protobuf::Message as _;
-use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType};
-use raft_proto::ConfChangeI;
+use raft::eraftpb::{ConfState, Entry};
 
 use super::ChangePeer;
 use super::core::StoreCore;
+use super::lifecycle::Opening;
 use super::message::AdminRequest;
 use crate::app_store::{AppBatch, Keyspace};
-use crate::command::{AdminCommand, ChangePeers, CompactLog, EntryHeader, Split, position_of};
+use crate::command::{
+    AdminCommand, ChangePeers, CompactLog, EntryHeader, Split, conf_change_of, position_of,
+};
 use crate::error::{Error, Result};
-use crate::peer::AdminEntry;
-use crate::peer_storage::NewRegion;
+use crate::peer::{AdminEntry, Stage};
+use crate::peer_storage::{DestroyTask, Leaves, NewRegion};
 use crate::proto::{Peer, PeerRole, PeerState, Region, RegionLocalState};
 use crate::raft_log::LogBatch;
 use crate::ticket::Completer;
 use crate::types::{KeyRange, LogPosition, PeerId, RegionId};
-use crate::workers::{AdminWork, PeerKey};
+use crate::workers::{AdminWork, ApplyTask, ApplyWork, NewPeer, PeerKey};
 
 /// The number under which the log of a split's new regions is reported durable. Readies begin at 1.
 pub const SPLIT_LOG: u64 = 0;
@@ -69,12 +70,18 @@ pub(super) enum Change {
 impl StoreCore {
     /// Works out the admin entry of `key` whose turn has come, and hands it on.
     pub(super) fn run_admin(&mut self, key: PeerKey) {
-        if !self.is_current(key) {
+        // One whose new region's log is being written has been worked out: a second time it would find
+        // that region taken.
+        if !self.is_current(key) || self.admin.contains_key(&key.region) {
             return;
         }
         let Some(peer) = self.peers.get(&key.region) else {
             return;
         };
+        // A snapshot that has come meanwhile covers it, or the peer goes.
+        if !matches!(peer.stage(), Stage::Active) {
+            return;
+        }
         match peer.admin_entry() {
             Ok(Some(AdminEntry { entry, header })) => {
                 let position = position_of(&entry);
@@ -111,6 +118,10 @@ impl StoreCore {
         match header.admin {
             Some(AdminCommand::RollbackMerge(rollback)) => self.rollback_merge(key, rollback),
             _ if merging => Ok(Change::Refused(refused(region, "it is being merged"))),
+            // A peer of the new region that was here before is still being removed.
+            Some(AdminCommand::Split(split)) if self.is_busy(RegionId(split.region_id)) => {
+                Ok(Change::Wait)
+            }
             Some(AdminCommand::CompactLog(compact)) => Ok(self.compact(key, compact)),
             Some(AdminCommand::Split(split)) => Ok(self.split(key, &split)),
             Some(AdminCommand::PrepareMerge(prepare)) => {
@@ -146,10 +157,14 @@ impl StoreCore {
         for comer in &change.peers {
             peer.learn(*comer);
         }
+        if !peer.may_leave_lead(&conf_change, entry.index) {
+            return Ok(Change::Wait);
+        }
         let conf_state = match peer.raft_mut().apply_conf_change(&conf_change) {
             Ok(conf_state) => conf_state,
             Err(error) => return Ok(Change::Refused(refused(region, &error.to_string()))),
         };
+        peer.step_down_without_vote();
         let state = peer.storage().region_state();
         let mut next = state.clone();
         next.region.peers = peers_of(&conf_state, &state.region.peers, &change.peers);
@@ -219,19 +234,22 @@ impl StoreCore {
             }
             Change::TakeIn(state, source) => {
                 (work.region, work.sync) = (Some(Arc::from(state)), true);
-                self.end_merged(source, &mut work.also);
+                self.end_merged(source, Leaves::Data, &mut work.also);
                 follow = Follow::Forget(source);
             }
             Change::Split(left, right, own) => {
                 (work.region, work.sync) = (Some(Arc::from(left)), true);
                 match self.begin_split(key, &right, own, &mut work.also) {
-                    Some(new) => {
+                    Ok(Some(new)) => {
                         new.add_to_app(&mut work.also);
                         follow = Follow::WriteSplit(Box::new(work), Box::new(new));
                         self.await_admin(key, position, None, follow);
                         return;
                     }
-                    None => follow = Follow::Nothing,
+                    Ok(None) => {}
+                    // What was there is being removed: it is worked out again when that is done.
+                    Err(Error::RegionOpen { .. }) => return,
+                    Err(error) => return self.stop_region(key.region, &error.to_string()),
                 }
             }
         }
@@ -262,13 +280,16 @@ impl StoreCore {
 
     /// Puts the new region's log on its way. None if this store is to have no peer of it (any more): then
     /// the keys that the parent gives away go with it.
+    ///
+    /// # Errors
+    /// Whatever is no answer to that: nothing has changed then.
     fn begin_split(
         &mut self,
         key: PeerKey,
         right: &Region,
         own: PeerId,
         also: &mut AppBatch,
-    ) -> Option<NewRegion> {
+    ) -> Result<Option<NewRegion>> {
         let id = right.region_id();
         // A peer that messages have made before the split came here: its votes count.
         let waits = self.peers.get(&id).filter(|p| !p.region().is_initialized());
@@ -277,9 +298,9 @@ impl StoreCore {
         if absorbed.is_some()
             && let Some(peer) = self.peers.remove(&id)
         {
-            self.out.apply.push(crate::workers::ApplyTask {
+            self.out.apply.push(ApplyTask {
                 peer: peer.key(),
-                work: crate::workers::ApplyWork::End,
+                work: ApplyWork::End,
             });
         }
         let engines = self.node.engines();
@@ -290,25 +311,26 @@ impl StoreCore {
                 self.out.write.batch.merge(batch);
                 self.out.write.readies.push((key, SPLIT_LOG));
                 self.closed.insert(id, key);
-                Some(new)
+                Ok(Some(new))
             }
-            Err(error) => {
+            Err(error @ (Error::RegionExists { .. } | Error::RegionTombstone { .. })) => {
                 tracing::info!(region = %id, %error, "the split makes no peer here");
                 for keyspace in Keyspace::APPLICATION {
                     also.delete_range(keyspace, &right.range());
                 }
-                None
+                Ok(None)
             }
+            Err(error) => Err(error),
         }
     }
 
     /// The log of the new region is durable: now the split is applied.
     pub(super) fn split_log_durable(&mut self, key: PeerKey) {
-        if !self.is_current(key) {
-            return;
-        }
-        let Some(admin) = self.admin.get_mut(&key.region) else {
-            return;
+        let admin = self.admin.get_mut(&key.region);
+        let Some(admin) =
+            admin.filter(|_| self.peers.get(&key.region).is_some_and(|p| p.key() == key))
+        else {
+            return self.abandon_split(key);
         };
         let follow = std::mem::replace(&mut admin.follow, Follow::Nothing);
         if let Follow::WriteSplit(work, new) = follow {
@@ -317,6 +339,22 @@ impl StoreCore {
                 peer.hand_admin(*work, out);
                 Ok(())
             });
+        }
+    }
+
+    /// The parent has left before its split was applied here. The new region comes by messages, or what
+    /// waited for it is there again.
+    fn abandon_split(&mut self, parent: PeerKey) {
+        let children = self.closed.iter();
+        let children = children.filter(|(id, key)| **key == parent && **id != parent.region);
+        let children: Vec<RegionId> = children.map(|(id, _)| *id).collect();
+        for child in children {
+            self.closed.remove(&child);
+            let waits = |s: &RegionLocalState| s.state != PeerState::Tombstone;
+            if !matches!(self.node.local_state(child), Ok(Some(state)) if waits(&state)) {
+                continue;
+            }
+            self.open_later(child, NewPeer::Known, Opening::default());
         }
     }
 
@@ -373,12 +411,12 @@ impl StoreCore {
         request: AdminRequest,
         done: Completer<Region>,
     ) {
-        let Some(peer) = self.peers.get(&region) else {
-            return done.answer(Err(Error::RegionNotFound { region }));
-        };
         if let AdminRequest::Destroy = request {
             return self.destroy(region, done);
         }
+        let Some(peer) = self.peers.get(&region) else {
+            return done.answer(Err(Error::RegionNotFound { region }));
+        };
         if let AdminRequest::Campaign = request {
             return self.campaign(region, done);
         }
@@ -387,7 +425,17 @@ impl StoreCore {
         }
         let command = match request {
             AdminRequest::Destroy | AdminRequest::Campaign => return,
-            AdminRequest::ChangePeers(changes) => {
+            AdminRequest::ChangePeers(epoch, changes) => {
+                let current = peer.region();
+                if let Some(got) = epoch.filter(|e| *e != current.region_epoch) {
+                    let current = Box::new(current.clone());
+                    let stale = Error::StaleEpoch {
+                        region,
+                        got,
+                        current,
+                    };
+                    return done.answer(Err(stale));
+                }
                 return self.request_change(region, &changes, done);
             }
             AdminRequest::Merge(target) => return self.request_merge(region, target, done),
@@ -432,6 +480,11 @@ impl StoreCore {
         let Some(peer) = self.peers.get(&region) else {
             return;
         };
+        // Its last messages might be lost, and the others would need the vote of a peer that is gone.
+        if changes.contains(&ChangePeer::Remove(peer.id())) {
+            let reason = "it leads the region; transfer the leadership first, and ask there";
+            return done.answer(Err(refused(region, reason)));
+        }
         match super::change::conf_change(peer.region(), changes) {
             Ok((change, comers)) => self.with_peer(region, |peer, _| {
                 let command = AdminCommand::ChangePeers(ChangePeers { peers: comers });
@@ -452,11 +505,33 @@ impl StoreCore {
     pub(super) fn destroy(&mut self, region: RegionId, done: Completer<Region>) {
         match self.peers.get(&region).map(|p| p.region().clone()) {
             Some(shown) => {
+                self.leaving.entry(region).or_default().push((done, shown));
                 self.leave(region);
-                done.answer(Ok(shown));
             }
-            None => done.answer(Err(Error::RegionNotFound { region })),
+            None => match DestroyTask::of_stored(self.node.engines(), region) {
+                Ok(task) if !self.is_busy(region) => self.destroy_unopened(region, task, done),
+                Ok(_) => done.answer(Err(Error::RegionOpen { region })),
+                Err(error) => done.answer(Err(error)),
+            },
         }
+    }
+
+    /// The same for a region that could not be opened.
+    fn destroy_unopened(&mut self, region: RegionId, task: DestroyTask, done: Completer<Region>) {
+        let key = PeerKey {
+            region,
+            incarnation: 0,
+        };
+        let tombstone = task.tombstone().clone();
+        let shown = tombstone.region.clone();
+        self.leaving.entry(region).or_default().push((done, shown));
+        self.tombstones.insert(region, tombstone);
+        self.closed.insert(region, key);
+        self.out.changed.push(key);
+        self.out.apply.push(ApplyTask {
+            peer: key,
+            work: ApplyWork::Destroy(Box::new(task)),
+        });
     }
 }
 
@@ -467,21 +542,6 @@ pub(super) fn refused(region: RegionId, reason: &str) -> Error {
         what: "admin command",
         reason: reason.to_owned(),
     }
-}
-
-fn conf_change_of(region: RegionId, entry: &Entry) -> Result<ConfChangeV2> {
-    let corrupt = |e: protobuf::ProtobufError| {
-        let what = format!("conf change {}", entry.index);
-        Error::corruption(Some(region), what, e.to_string())
-    };
-    let mut change = ConfChangeV2::default();
-    if entry.get_entry_type() == EntryType::EntryConfChange {
-        let mut simple = ConfChange::default();
-        simple.merge_from_bytes(&entry.data).map_err(corrupt)?;
-        return Ok(simple.into_v2());
-    }
-    change.merge_from_bytes(&entry.data).map_err(corrupt)?;
-    Ok(change)
 }
 
 /// The peers of a configuration, in the order of their ids: from the region, or from the change that

@@ -82,7 +82,22 @@ impl Store {
         region: impl Into<RegionId>,
         changes: impl Into<Vec<ChangePeer>>,
     ) -> Ticket<Region> {
-        self.admin(region.into(), AdminRequest::ChangePeers(changes.into()))
+        let request = AdminRequest::ChangePeers(None, changes.into());
+        self.admin(region.into(), request)
+    }
+
+    /// The same, for the region as of `epoch`: if it has changed since, nothing is done, and the answer
+    /// is `StaleEpoch`. For whoever works out the changes from what he has seen of the region: a peer
+    /// that was removed meanwhile must not be taken for one that may learn or vote, because its store
+    /// never takes it back.
+    pub fn change_peers_at(
+        &self,
+        region: impl Into<RegionId>,
+        epoch: RegionEpoch,
+        changes: impl Into<Vec<ChangePeer>>,
+    ) -> Ticket<Region> {
+        let request = AdminRequest::ChangePeers(Some(epoch), changes.into());
+        self.admin(region.into(), request)
     }
 
     /// Cuts the region at `key`: it keeps what is below, and a new region of the same stores gets the
@@ -147,10 +162,11 @@ impl Store {
 
     /// Removes this store's peer of the region for ever, with its data: for one that was stopped by an
     /// error, so that a new one can come in its place. Take it out of its region as well, by
-    /// [`Store::change_peers`] where that is led.
+    /// [`Store::change_peers`] where that is led. The ticket answers the region as it was, when the
+    /// removal is durable.
     ///
     /// # Errors
-    /// The ticket's: `RegionNotFound`.
+    /// The ticket's: `RegionNotFound`; `RegionStopped` if it could not be removed.
     pub fn destroy(&self, region: impl Into<RegionId>) -> Ticket<Region> {
         self.admin(region.into(), AdminRequest::Destroy)
     }
@@ -241,7 +257,7 @@ impl Store {
 impl Handle {
     /// To the raft thread. What it carries answers for itself if nobody is there.
     pub fn send(&self, message: StoreMsg) {
-        let _ = self.messages.send(message);
+        self.messages.send(message);
     }
 
     pub fn region(&self, region: RegionId) -> Option<RegionStatus> {
@@ -308,7 +324,7 @@ impl Handle {
         let (ticket, done) = Ticket::new();
         let region = region.clone();
         self.send(StoreMsg::Call(Box::new(move |core| {
-            done.answer(core.create_region(&region));
+            core.create_region(&region, done);
         })));
         ticket.wait(Duration::MAX)
     }

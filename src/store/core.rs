@@ -8,9 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crossbeam_channel::Sender;
-
 use super::admin::AdminInFlight;
+use super::lifecycle::Opening;
 use super::liveness::Liveness;
 use super::message::StoreMsg;
 use super::ranges::Ranges;
@@ -18,16 +17,22 @@ use super::shared::{RegionStage, RegionStatus, Shared, count};
 use super::{Run, StoreOptions, Tombstones};
 use crate::composite::CompositeStorage;
 use crate::error::{Error, Result, catch_panic};
+use crate::mailbox::Sender;
 use crate::peer::{Outbox, Peer, PeerOptions, Stage};
 use crate::peer_storage::PeerStorage;
+use crate::proto::Region;
+use crate::ticket::Completer;
 use crate::transport::{Placement, StoreMessage, Transport};
 use crate::types::RegionId;
 use crate::workers::{Applied, ApplyTask, Done, PeerKey, SlowTask, WriteTask};
 
+/// No cluster gets there.
+const IDS_END: u64 = u64::MAX / 2;
+
 /// The raft thread's state. Every method returns soon.
 pub struct StoreCore {
     pub(super) node: CompositeStorage,
-    pub(super) peers: BTreeMap<RegionId, Peer>,
+    pub(super) peers: BTreeMap<RegionId, Box<Peer>>,
     pub(super) ranges: Ranges,
     pub(super) tombstones: Tombstones,
     /// Regions that are on their way out, or in by a split: messages for them wait, that is, are lost.
@@ -40,8 +45,12 @@ pub struct StoreCore {
     pub(super) shared: Arc<Shared>,
     pub(super) liveness: Liveness,
     pub(super) compaction: Compaction,
+    /// Regions that a worker is opening; their messages are lost meanwhile.
+    pub(super) opening: BTreeMap<RegionId, Opening>,
     /// Regions whose keys a snapshot that is being installed takes over, by its region.
     pub(super) taken_over: BTreeMap<RegionId, Vec<RegionId>>,
+    /// Who waits for the removal of a peer, with its region as it was.
+    pub(super) leaving: BTreeMap<RegionId, Vec<(Completer<Region>, Region)>>,
     pub(super) merge_ticks: u64,
     pub(super) run: Run,
     peer_options: Arc<PeerOptions>,
@@ -90,7 +99,9 @@ impl StoreCore {
             admin: BTreeMap::new(),
             liveness: Liveness::new(&options),
             compaction: Compaction::default(),
+            opening: BTreeMap::new(),
             taken_over: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             merge_ticks: 0,
             run,
             peer_options: Arc::new(options.peer_options()),
@@ -131,6 +142,10 @@ impl StoreCore {
                 self.liveness.heard(from);
                 match message {
                     StoreMessage::Peer(envelope) => self.receive(from, *envelope),
+                    // A store that has gone mad must not use up the ids of the others.
+                    StoreMessage::Alive { max_id } if max_id > IDS_END => {
+                        self.shared.refuse("ids");
+                    }
                     StoreMessage::Alive { max_id } => self.placement.observe_id(max_id),
                 }
             }
@@ -158,8 +173,8 @@ impl StoreCore {
                 reason: cause.clone(),
             });
         }
-        self.peers
-            .get_mut(&region)
+        let peer = self.peers.get_mut(&region);
+        peer.map(|p| &mut **p)
             .ok_or(Error::RegionNotFound { region })
     }
 
@@ -230,6 +245,7 @@ impl StoreCore {
             Done::Poisoned(error) => self.poison(&error),
             Done::Installed(key, result) => self.installed(key, result),
             Done::Destroyed(key, result) => self.destroyed(key, result),
+            Done::Opened(region, result) => self.opened(region, result),
             Done::Synced(number) => self.synced(number),
             Done::Woken(region) => self.woken(region),
             Done::SplitKey(key, result) => self.split_checked(key, result),
@@ -305,6 +321,9 @@ impl StoreCore {
         let regions: Vec<RegionId> = self.peers.keys().copied().collect();
         for region in regions {
             self.stop_region(region, &reason);
+        }
+        for region in self.leaving.keys().copied().collect::<Vec<_>>() {
+            self.answer_leaving(region, Some(&reason));
         }
         self.poisoned = Some(reason);
     }
@@ -408,15 +427,15 @@ impl StoreCore {
             count(&self.shared.counts.write_tasks);
             let readies = task.readies.len() as u64;
             (self.shared.counts.readies).fetch_add(readies, std::sync::atomic::Ordering::Relaxed);
-            let _ = self.tasks.write.send(task);
+            self.tasks.write.send(task);
         }
-        for task in self.out.apply.drain(..) {
-            let worker = (task.peer.region.0 % self.tasks.apply.len() as u64) as usize;
-            let _ = self.tasks.apply[worker].send(task);
+        // All of a worker's tasks at once: it is woken once, and writes once.
+        let workers = self.tasks.apply.len() as u64;
+        for (number, worker) in (0..).zip(&self.tasks.apply) {
+            let own = |task: &mut ApplyTask| task.peer.region.0 % workers == number;
+            worker.send_all(self.out.apply.extract_if(.., own).collect());
         }
-        for task in self.out.slow.drain(..) {
-            let _ = self.tasks.slow.send(task);
-        }
+        self.tasks.slow.send_all(std::mem::take(&mut self.out.slow));
     }
 
     /// Takes a peer in.
@@ -432,9 +451,11 @@ impl StoreCore {
         };
         let nonce = self.run.nonce.wrapping_add(self.opened << 32);
         let options = Arc::clone(&self.peer_options);
-        let peer = catch_panic("raft", || Peer::new(key, storage, options, nonce))?;
-        self.peers.insert(region, peer);
-        self.touch(region);
+        let mut peer = catch_panic("raft", || Peer::new(key, storage, options, nonce))?;
+        peer.leave_if_removed();
+        self.peers.insert(region, Box::new(peer));
+        // A crash may have come between its removal from the region and its end.
+        self.with_peer(region, |peer, _| peer.leave_if_removed());
         self.out.changed.push(key);
         Ok(key)
     }
@@ -455,11 +476,14 @@ impl StoreCore {
         for id in region.peers.iter().map(|p| p.id).chain([region.id]) {
             self.placement.observe_id(id);
         }
+        // One that was stopped may have been the leader, and is of no use as one.
+        let serves = !matches!(peer.stage(), Stage::Stopped(_) | Stage::Leaving);
+        let own = peer.id().0;
         let status = RegionStatus {
             peer: peer.id(),
-            leader: peer.leader(),
+            leader: peer.leader().filter(|leader| serves || leader.id != own),
             term: peer.raft().raft.term,
-            is_leader: peer.is_leader(),
+            is_leader: peer.is_leader() && serves,
             state: stage_of(peer),
             region,
         };

@@ -6,12 +6,31 @@ use super::shared::count;
 use crate::app_store::AppBatch;
 use crate::error::{Error, Result};
 use crate::peer::Stage;
-use crate::peer_storage::{Installed, Leaves, tombstone_ops};
+use crate::peer_storage::{Installed, Leaves, PeerStorage, tombstone_ops};
 use crate::proto::{PeerState, Region, RegionLocalState};
 use crate::snapshot_data::RaftSnapshotData;
+use crate::ticket::Completer;
 use crate::transport::{PeerBody, PeerMessage};
 use crate::types::{PeerId, RegionId};
-use crate::workers::{ApplyTask, ApplyWork, PeerKey, SlowTask, SplitCheck};
+use crate::workers::{ApplyTask, ApplyWork, NewPeer, PeerKey, SlowTask, SplitCheck};
+
+/// A region that a worker is opening.
+#[derive(Default)]
+pub struct Opening {
+    /// It was on its way out when it was opened again.
+    leaves: bool,
+    /// The operator who waits for it, if it is new.
+    done: Option<Completer<()>>,
+}
+
+impl Opening {
+    fn for_operator(done: Completer<()>) -> Self {
+        Opening {
+            leaves: false,
+            done: Some(done),
+        }
+    }
+}
 
 impl StoreCore {
     /// Opens every region of the node. One that cannot be opened is shown as stopped, with its error;
@@ -24,6 +43,10 @@ impl StoreCore {
         let by_id = tombstones.into_iter().map(|t| (t.region.region_id(), t));
         self.tombstones = by_id.collect();
         for region in self.node.region_ids()? {
+            // Also if it cannot be opened: what is in its range is its own, and waits for it.
+            if let Ok(Some(state)) = self.node.local_state(region) {
+                self.ranges.put(&state.region);
+            }
             let opened = self.node.open_region(region).and_then(|storage| {
                 self.ranges.put(storage.region());
                 self.add_peer(storage).map(|_| ())
@@ -36,7 +59,7 @@ impl StoreCore {
     }
 
     /// Shows a region that could not be opened, so that nobody takes it for one that was never here.
-    fn show_unopened(&self, region: RegionId, error: &Error) {
+    pub(super) fn show_unopened(&self, region: RegionId, error: &Error) {
         count(&self.shared.counts.regions_stopped);
         tracing::error!(%region, %error, "region not opened");
         let status = super::RegionStatus {
@@ -58,23 +81,75 @@ impl StoreCore {
         shown.insert(region, status);
     }
 
-    /// Creates a region that the operator starts the cluster with, or adds to it.
-    ///
-    /// # Errors
-    /// Those of [`CompositeStorage::create_region`](crate::CompositeStorage::create_region); `Refused`
-    /// if another region holds some of its keys.
-    pub(super) fn create_region(&mut self, region: &Region) -> Result<()> {
+    /// Creates a region that the operator starts the cluster with, or adds to it. Its range is its own from
+    /// now on.
+    pub(super) fn create_region(&mut self, region: &Region, done: Completer<()>) {
+        match self.plan_creation(region) {
+            Ok(peer) => {
+                self.ranges.put(region);
+                let id = region.region_id();
+                let new = NewPeer::Created(Box::new(region.clone()), peer);
+                self.open_later(id, new, Opening::for_operator(done));
+            }
+            Err(error) => done.answer(Err(error)),
+        }
+    }
+
+    fn plan_creation(&self, region: &Region) -> Result<PeerId> {
+        let id = region.region_id();
+        if self.peers.contains_key(&id) || self.is_busy(id) {
+            return Err(Error::RegionExists { region: id });
+        }
         if let Some(other) = self.ranges.overlapping(&region.range()).first() {
             let reason = format!("region {other} holds keys of {}", region.range());
             return Err(Error::Refused {
-                region: region.region_id(),
+                region: id,
                 what: "creation",
                 reason,
             });
         }
-        let storage = self.node.create_region(region)?;
-        self.ranges.put(region);
-        self.add_peer(storage).map(|_| ())
+        self.node.own_peer(region)
+    }
+
+    /// Whether a region is on its way in or out.
+    pub(super) fn is_busy(&self, region: RegionId) -> bool {
+        self.closed.contains_key(&region) || self.opening.contains_key(&region)
+    }
+
+    /// Lets a worker open a region, or make it: that waits for the disk.
+    pub(super) fn open_later(&mut self, region: RegionId, new: NewPeer, opening: Opening) {
+        self.opening.insert(region, opening);
+        self.out.slow.push(SlowTask::Open(region, new));
+    }
+
+    /// A worker has opened a region, or could not.
+    pub(super) fn opened(&mut self, region: RegionId, result: Result<Box<PeerStorage>>) {
+        let Some(opening) = self.opening.remove(&region) else {
+            return;
+        };
+        let added = result.and_then(|storage| {
+            self.tombstones.remove(&region);
+            self.ranges.put(storage.region());
+            self.add_peer(*storage).map(drop)
+        });
+        match (added, opening.done) {
+            (Ok(()), done) => {
+                if opening.leaves {
+                    self.leave(region);
+                }
+                if let Some(done) = done {
+                    done.answer(Ok(()));
+                }
+            }
+            (Err(error), Some(done)) => {
+                self.ranges.remove(region);
+                done.answer(Err(error));
+            }
+            (Err(error), None) => {
+                self.show_unopened(region, &error);
+                self.answer_leaving(region, Some(&error.to_string()));
+            }
+        }
     }
 
     /// How far a region has come.
@@ -106,7 +181,10 @@ impl StoreCore {
 
     /// The peer goes as soon as nothing of it is on its way.
     pub(super) fn leave(&mut self, region: RegionId) {
-        self.with_peer(region, |peer, _| peer.leave());
+        self.with_peer(region, |peer, out| {
+            peer.leave();
+            out.changed.push(peer.key());
+        });
     }
 
     /// Removes a peer that leaves, if its last write and its last apply are done.
@@ -142,10 +220,22 @@ impl StoreCore {
             // Only now: whoever took over its keys before would lose them to its removal.
             self.ranges.remove(key.region);
         }
+        let failure = result.as_ref().err().map(Error::to_string);
+        self.answer_leaving(key.region, failure.as_deref());
         if let Err(error) = result {
             // Its tombstone stands, or the write that failed has poisoned the store, which says so
             // itself. The next open goes on with it.
             tracing::error!(region = %key.region, %error, "removal of a peer not finished");
+        }
+    }
+
+    /// Answers those who asked for the removal of a peer.
+    pub(super) fn answer_leaving(&mut self, region: RegionId, failure: Option<&str>) {
+        for (done, shown) in self.leaving.remove(&region).unwrap_or_default() {
+            done.answer(match failure.map(str::to_owned) {
+                None => Ok(shown),
+                Some(reason) => Err(Error::RegionStopped { region, reason }),
+            });
         }
     }
 
@@ -161,15 +251,22 @@ impl StoreCore {
         let Some(message) = peer.snapshot_to_install() else {
             return;
         };
-        if let Some(reason) = self.find_obstacle(key.region, &message) {
+        if let Some(reason) = self.snapshot_obstacle(key.region, &message) {
             tracing::info!(region = %key.region, reason, "snapshot not installed");
             return;
         }
         let also = self.take_over_covered(key.region, &message);
         self.try_peer(key, |peer, out| peer.install(message, also, out));
-        if let Some(peer) = self.peers.get(&key.region)
-            && matches!(peer.stage(), Stage::Stopped(_))
-        {
+        let Some(peer) = self.peers.get(&key.region) else {
+            return;
+        };
+        let is_stopped = match peer.stage() {
+            Stage::Installing(_) => return,
+            stage => matches!(stage, Stage::Stopped(_)),
+        };
+        // raft had no use for it, or it cannot be installed: nothing was written.
+        self.settle_taken_over(key.region);
+        if is_stopped {
             self.reopen(key);
         }
     }
@@ -188,7 +285,12 @@ impl StoreCore {
         let others = self.ranges.overlapping(&data.region.range());
         let others: Vec<RegionId> = others.into_iter().filter(|id| *id != region).collect();
         for other in &others {
-            self.end_merged(*other, &mut also);
+            let leaves = match self.is_covered(*other, &data.region) {
+                true => Leaves::Data,
+                // Its keys are not all in the snapshot: another region brings the rest.
+                false => Leaves::Nothing,
+            };
+            self.end_merged(*other, leaves, &mut also);
         }
         if !others.is_empty() {
             self.taken_over.insert(region, others);
@@ -196,15 +298,16 @@ impl StoreCore {
         also
     }
 
-    /// Ends a region that was merged into another one: its tombstone goes into `batch`, its data stays.
-    pub(super) fn end_merged(&mut self, region: RegionId, batch: &mut AppBatch) {
+    /// Ends a region that was merged into another one: its tombstone goes into `batch`.
+    pub(super) fn end_merged(&mut self, region: RegionId, leaves: Leaves, batch: &mut AppBatch) {
         let Some(mut peer) = self.peers.remove(&region) else {
             return;
         };
         let key = peer.key();
         peer.leave();
+        self.answer_leaving(region, Some("it was merged into its neighbour meanwhile"));
         let state = peer.storage().region_state();
-        tombstone_ops(state, Leaves::Data, batch);
+        tombstone_ops(state, leaves, batch);
         let tombstone = RegionLocalState {
             state: PeerState::Tombstone,
             ..state.clone()
@@ -229,8 +332,7 @@ impl StoreCore {
     /// What becomes of the regions that a snapshot has taken over, or was to.
     fn settle_taken_over(&mut self, region: RegionId) {
         for other in self.taken_over.remove(&region).unwrap_or_default() {
-            let state = self.node.local_state(other);
-            if let Ok(Some(state)) = &state
+            if let Ok(Some(state)) = self.node.local_state(other)
                 && state.state == PeerState::Tombstone
             {
                 self.forget_merged(other);
@@ -238,10 +340,7 @@ impl StoreCore {
             }
             self.closed.remove(&other);
             self.tombstones.remove(&other);
-            let opened = state.and_then(|_| self.node.open_region(other));
-            if let Err(error) = opened.and_then(|storage| self.add_peer(storage)) {
-                self.show_unopened(other, &error);
-            }
+            self.open_later(other, NewPeer::Known, Opening::default());
         }
     }
 
@@ -271,16 +370,15 @@ impl StoreCore {
     /// Opens a region again from what is on disk: what raft holds of it in memory cannot be taken back.
     fn reopen(&mut self, key: PeerKey) {
         let region = key.region;
-        self.peers.remove(&region);
+        let before = self.peers.remove(&region);
+        let was_leaving = before.is_some_and(|p| matches!(p.stage(), Stage::Leaving));
         self.out.apply.push(ApplyTask {
             peer: key,
             work: ApplyWork::End,
         });
-        let opened = self.node.open_region(region);
-        if let Err(error) = opened.and_then(|storage| self.add_peer(storage)) {
-            self.out.changed.push(key);
-            self.show_unopened(region, &error);
-        }
+        self.out.changed.push(key);
+        let leaves = was_leaving;
+        self.open_later(region, NewPeer::Known, Opening { leaves, done: None });
     }
 
     /// Sends a snapshot by the transport's own way for files.

@@ -22,7 +22,7 @@ use super::core::StoreCore;
 use crate::app_store::AppBatch;
 use crate::command::{AdminCommand, CommitMerge, PrepareMerge, RollbackMerge};
 use crate::error::{Error, Result};
-use crate::peer::{Peer, Stage};
+use crate::peer::{MergeElsewhere, Peer, Stage};
 use crate::proto::{MergeState, PeerState, Region, RegionEpoch};
 use crate::ticket::Completer;
 use crate::types::{LogPosition, RegionId};
@@ -64,6 +64,9 @@ impl StoreCore {
         if !live_together(&left.region, &right.region) {
             return refuse("the two do not live on the same stores; move one of them first");
         }
+        if from.has_admin_ahead() {
+            return refuse("another change of it is not applied yet; try again");
+        }
         let raft = &from.raft().raft;
         let min_index = raft.prs().iter().map(|(_, p)| p.matched).min().unwrap_or(0);
         let last = raft.raft_log.last_index();
@@ -102,8 +105,10 @@ impl StoreCore {
         };
         let storage = peer.storage();
         let state = storage.region_state();
-        // The log may have been compacted between the proposal and here.
-        if !is_normal(state) || prepare.min_index < storage.truncated_index() {
+        // The members may have changed between the proposal and here, and each store of the target needs
+        // a peer of the source to take in. Where the log starts is not looked at: a replica that came by
+        // a snapshot would find another answer than the others.
+        if !is_normal(state) || !live_together(&state.region, &prepare.target) {
             let reason = "it has changed since the merge was asked for";
             return Ok(Change::Refused(refused(key.region, reason)));
         }
@@ -172,6 +177,9 @@ impl StoreCore {
     /// Whether the source of this store has applied its last entry. One that is behind is given what it
     /// misses: those entries are committed, because the last of them is.
     fn is_ready_to_be_taken_in(&mut self, source: RegionId, commit: &CommitMerge) -> Result<bool> {
+        if self.is_busy(source) {
+            return Ok(false);
+        }
         let Some(peer) = self.peers.get_mut(&source) else {
             let reason = format!("region {source}, which it takes in, is not on this store");
             return Err(Error::Refused {
@@ -238,12 +246,14 @@ impl StoreCore {
         let Some(expected) = merge.target else {
             return;
         };
-        let Some(target) = self.peers.get(&expected.region_id()) else {
-            return;
+        let id = expected.region_id();
+        let moved = match self.peers.get(&id) {
+            Some(target) => compare(target.region().region_epoch, expected.region_epoch),
+            None => self.compare_tombstone(&expected),
         };
-        match compare(target.region().region_epoch, expected.region_epoch) {
+        match moved {
             // The target of this store is behind; another one may ask.
-            Moved::Behind => {}
+            Moved::Behind => self.let_another_look(source),
             Moved::On => {
                 let rollback = RollbackMerge {
                     commit: merge.commit,
@@ -254,9 +264,42 @@ impl StoreCore {
                     }
                 });
             }
-            Moved::Not if target.is_leader() => self.ask_target(source, &expected, merge.commit),
-            Moved::Not => {}
+            Moved::Not if self.peers.get(&id).is_some_and(|p| p.is_leader()) => {
+                self.ask_target(source, &expected, merge.commit);
+            }
+            // Where it leads, it is asked. If nothing comes of that, the target of this store may be one
+            // that waits for a snapshot, which waits for this merge to end.
+            Moved::Not => self.let_another_look(source),
         }
+    }
+
+    /// A target that has come to its own end by a merge has not taken the source of this store in, or
+    /// that would have ended with it.
+    fn compare_tombstone(&self, expected: &Region) -> Moved {
+        let tombstone = self.tombstones.get(&expected.region_id());
+        match tombstone.filter(|t| t.merge_state.is_some()) {
+            Some(t) => compare(t.region.region_epoch, expected.region_epoch),
+            None => Moved::Behind,
+        }
+    }
+
+    /// The leader of a source that cannot see here what has become of its target lets another one lead.
+    fn let_another_look(&mut self, source: RegionId) {
+        if !self.merge_ticks.is_multiple_of(LOOK_ELSEWHERE_TICKS) {
+            return;
+        }
+        self.with_peer(source, |peer, _| {
+            if !peer.is_leader() {
+                return;
+            }
+            let own = peer.id().0;
+            let mut voters = peer.storage().conf_state().voters.clone();
+            voters.sort_unstable();
+            let next = voters.iter().find(|id| **id > own).or(voters.first());
+            if let Some(next) = next.copied().filter(|id| *id != own) {
+                peer.raft_mut().transfer_leader(next);
+            }
+        });
     }
 
     /// Asks the target, which leads here, to take the source in.
@@ -299,25 +342,50 @@ impl StoreCore {
     /// Whether this region, which others say was merged into `target`, is still needed here: by a target
     /// that may take it in by its log.
     pub(super) fn is_needed_by(&self, target: &Region) -> bool {
-        let Some(peer) = self.peers.get(&target.region_id()) else {
+        let id = target.region_id();
+        match self.peers.get(&id) {
+            Some(peer) if peer.region().is_initialized() => {
+                let moved = compare(peer.region().region_epoch, target.region_epoch);
+                !matches!(moved, Moved::On)
+            }
+            // It comes yet, by the split that makes it or by a snapshot, if it has a place here.
+            _ => {
+                let own = self.out.store_id;
+                let has_place = target.peers.iter().any(|p| p.store_id == own);
+                has_place && !self.tombstones.contains_key(&id)
+            }
+        }
+    }
+
+    /// Whether `other` was taken in by `taker`, which has given some of its keys away again since: it is
+    /// known that the merge has happened, and `taker` is from behind it.
+    pub(super) fn is_superseded(&self, other: RegionId, taker: &Region) -> bool {
+        let elsewhere = self.peers.get(&other).map(|p| p.merge_elsewhere());
+        let Some(MergeElsewhere::TakenIn(target)) = elsewhere else {
             return false;
         };
-        let moved = compare(peer.region().region_epoch, target.region_epoch);
-        // One that was offered a snapshot will not get there by its log.
-        peer.region().is_initialized() && !matches!(moved, Moved::On) && !peer.is_obstructed()
+        let moved = compare(taker.region_epoch, target.region_epoch);
+        target.id == taker.id && matches!(moved, Moved::On)
     }
 
     /// Why a snapshot of `taker` must not be installed yet: a region that waits here to be merged into it
     /// would not know any more whether it was.
     pub(super) fn merge_obstacle(&self, region: RegionId, taker: &Region) -> Option<String> {
         let waits_for_it = |peer: &&Peer| {
+            if matches!(peer.merge_elsewhere(), MergeElsewhere::RolledBack) {
+                return false;
+            }
             let merge = peer.storage().region_state().merge_state.as_ref();
-            merge
-                .and_then(|m| m.target.as_ref())
-                .is_some_and(|t| t.id == region.0)
+            // A snapshot from before the merge leaves it to the log to come to it.
+            merge.and_then(|m| m.target.as_ref()).is_some_and(|t| {
+                let moved = compare(taker.region_epoch, t.region_epoch);
+                t.id == region.0 && matches!(moved, Moved::On)
+            })
         };
-        let mut waiting = self.peers.values().filter(waits_for_it);
-        let open = waiting.find(|peer| !self.is_covered(peer.region_id(), taker))?;
+        let peers = self.peers.values().map(|peer| &**peer);
+        let mut waiting = peers.filter(waits_for_it);
+        let stays = |id| !self.is_covered(id, taker) && !self.is_superseded(id, taker);
+        let open = waiting.find(|peer| stays(peer.region_id()))?;
         let id = open.region_id();
         Some(format!(
             "region {id} waits to be merged into it, and its keys are not in the snapshot"
@@ -358,5 +426,7 @@ fn live_together(one: &Region, other: &Region) -> bool {
     places(one) == places(other)
 }
 
+/// A leader that cannot tell what has become of a merge goes on trying for so many ticks.
+const LOOK_ELSEWHERE_TICKS: u64 = 64;
 /// Merges are looked after every so many ticks.
 const MERGE_EVERY_TICKS: u64 = 2;

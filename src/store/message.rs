@@ -1,12 +1,10 @@
 //! Everything that reaches the raft thread, by one channel. Uses: ticket, transport, workers.
 
-use crossbeam_channel::Sender;
-
 use super::ChangePeer;
 use super::core::StoreCore;
 use crate::error::Result;
 use crate::peer::ProposeData;
-use crate::proto::Region;
+use crate::proto::{Region, RegionEpoch};
 use crate::reader::Reader;
 use crate::ticket::Completer;
 use crate::transport::{PeerMessage, StoreMessage};
@@ -28,7 +26,7 @@ pub enum StoreMsg {
     /// The snapshot for the peer has arrived, or will not.
     SnapshotSent(RegionId, PeerId, bool),
     /// Another store asks whether its snapshot is wanted.
-    Offer(u64, Box<PeerMessage>, Sender<Result<()>>),
+    Offer(u64, Box<PeerMessage>, crossbeam_channel::Sender<Result<()>>),
     /// A worker is done.
     Done(Done),
     /// Looks at the store or changes it, between two other messages.
@@ -40,8 +38,9 @@ pub enum StoreMsg {
 /// What can be done to a region.
 #[derive(Debug)]
 pub enum AdminRequest {
-    /// Change its members: one in one step, several through a joint configuration.
-    ChangePeers(Vec<ChangePeer>),
+    /// Change its members, if they are as of this epoch: one in one step, several through a joint
+    /// configuration.
+    ChangePeers(Option<RegionEpoch>, Vec<ChangePeer>),
     /// Cut it at `key`; the new region has `region_id`, and its peers `peer_ids`.
     Split {
         key: Vec<u8>,

@@ -32,13 +32,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 
-use crossbeam_channel::Sender;
-
 pub use change::ChangePeer;
 pub use options::StoreOptions;
 pub use shared::{RegionProgress, RegionStage, RegionStatus, StoreStats};
 pub use stepped::{SteppedStore, StorePart};
 
+use crate::mailbox::Sender;
 use crate::peer_storage::Engines;
 use crate::proto::RegionLocalState;
 use crate::transport::{Placement, Transport};

@@ -4,12 +4,14 @@
 use raft::eraftpb::{Message, MessageType};
 
 use super::core::StoreCore;
+use super::lifecycle::Opening;
 use crate::error::{Error, Result};
 use crate::peer::Refusal;
 use crate::proto::{Region, RegionEpoch};
 use crate::snapshot_data::RaftSnapshotData;
 use crate::transport::{PeerBody, PeerMessage};
 use crate::types::{PeerId, RegionId};
+use crate::workers::NewPeer;
 
 impl StoreCore {
     /// Takes in a message of the store `from`.
@@ -35,11 +37,14 @@ impl StoreCore {
     fn try_receive(&mut self, from: u64, envelope: PeerMessage) -> Result<(), Refusal> {
         self.check_envelope(from, &envelope)?;
         let region = envelope.region;
-        if self.closed.contains_key(&region) {
+        if self.is_busy(region) {
             return Ok(());
         }
         if !self.is_for_our_peer(&envelope) && !self.make_room_for(&envelope)? {
             return Ok(());
+        }
+        if let Some(peer) = self.peers.get_mut(&region) {
+            peer.heard_epoch(envelope.epoch);
         }
         match envelope.body {
             PeerBody::Raft(_) => self.step(from, envelope),
@@ -54,6 +59,7 @@ impl StoreCore {
                 Ok(())
             }
             PeerBody::Wake => {
+                self.check_sender(&envelope)?;
                 self.touch(region);
                 Ok(())
             }
@@ -98,7 +104,8 @@ impl StoreCore {
             let own = peer.region().region_epoch;
             if to < peer.id() {
                 // For one that was here before: its place was taken.
-                self.say_gone(envelope, own, None);
+                let region = peer.region().clone();
+                self.say_gone(envelope, &region, None);
             } else if can_create(envelope) && envelope.epoch.conf_ver > own.conf_ver {
                 // This peer was removed from its region and has not heard of it, or never got anything.
                 self.leave(region);
@@ -108,12 +115,10 @@ impl StoreCore {
         if let Some(tombstone) = self.tombstones.get(&region)
             && to <= tombstone.peer_id
         {
-            let epoch = tombstone.region.region_epoch;
-            let into = tombstone
-                .merge_state
-                .as_ref()
-                .and_then(|m| m.target.clone());
-            self.say_gone(envelope, epoch, into);
+            let ended = tombstone.region.clone();
+            let merge = tombstone.merge_state.as_ref();
+            let into = merge.and_then(|m| m.target.clone());
+            self.say_gone(envelope, &ended, into);
             return Ok(false);
         }
         if !can_create(envelope) {
@@ -131,21 +136,21 @@ impl StoreCore {
             let detail = format!("region {region} overlaps region {other}, which is still here");
             return Err(Refusal::new("overlap", detail));
         }
-        let created = self.node.create_uninitialized(region, to);
-        let added = created.and_then(|storage| self.add_peer(storage));
-        match added {
-            Ok(_) => {
-                self.tombstones.remove(&region);
-                Ok(true)
-            }
-            Err(error) => Err(Refusal::new("create", error.to_string())),
-        }
+        self.open_later(region, NewPeer::Waiting(to), Opening::default());
+        Ok(false)
     }
 
-    /// Tells a peer that asks for votes of a region it does not belong to any more.
-    fn say_gone(&mut self, envelope: &PeerMessage, epoch: RegionEpoch, into: Option<Region>) {
+    /// Tells a peer that asks for votes of a region it does not belong to any more. `known` is the region
+    /// as this store knows it; a peer that is among its members is behind, and not gone, unless the
+    /// region itself has ended.
+    fn say_gone(&mut self, envelope: &PeerMessage, known: &Region, into: Option<Region>) {
+        let epoch = known.region_epoch;
+        let is_member = known.peers.iter().any(|p| p.id == envelope.from.id);
+        if !known.is_initialized() || (is_member && into.is_none()) {
+            return;
+        }
         // Only those that know a region can have been removed from it.
-        if envelope.epoch == RegionEpoch::default() || !asks_for_votes(envelope) {
+        if envelope.epoch == RegionEpoch::default() || !expects_answer(envelope) {
             return;
         }
         let gone = PeerMessage {
@@ -168,7 +173,14 @@ impl StoreCore {
         let (own, theirs) = (peer.region().region_epoch, envelope.epoch);
         let newer = theirs.conf_ver > own.conf_ver || theirs.version > own.version;
         let ended = into.is_some() && theirs == own;
-        if !newer && !ended || into.is_some_and(|target| self.is_needed_by(target)) {
+        if !newer && !ended {
+            return;
+        }
+        if let Some(target) = into.filter(|target| self.is_needed_by(target)) {
+            // Its target may still take it in by its log. If that comes by a snapshot, this goes then.
+            if let Some(peer) = self.peers.get_mut(&region) {
+                peer.set_taken_in(target);
+            }
             return;
         }
         tracing::info!(%region, ?own, ?theirs, "this peer was removed from its region");
@@ -211,7 +223,8 @@ impl StoreCore {
             None if peer.raft().raft.prs().get(sender.id).is_some() => Ok(()),
             None => {
                 if envelope.epoch.conf_ver < own.conf_ver {
-                    self.say_gone(envelope, own, None);
+                    let known = region.clone();
+                    self.say_gone(envelope, &known, None);
                 }
                 let detail = format!("peer {} is not in region {}", sender.id, envelope.region);
                 Err(Refusal::new("unknown sender", detail))
@@ -242,7 +255,7 @@ impl StoreCore {
             self.refused(from, &refusal);
             return refused(format!("{}: {}", refusal.kind, refusal.detail));
         }
-        if let Some(reason) = self.find_obstacle(region, message) {
+        if let Some(reason) = self.snapshot_obstacle(region, message) {
             return refused(reason);
         }
         Ok(())
@@ -257,22 +270,20 @@ impl StoreCore {
         };
         let range = data.region.range();
         for other in self.ranges.overlapping(&range) {
-            if other != region && !self.is_covered(other, &data.region) {
+            if other == region {
+                continue;
+            }
+            if self.peers.get(&other).is_some_and(|p| !p.is_settled()) {
+                // What its applier has not written yet would be written over the snapshot's data.
+                return Some(format!(
+                    "region {other}, which it takes over, is still busy here"
+                ));
+            }
+            if !self.is_covered(other, &data.region) && !self.is_superseded(other, &data.region) {
                 return Some(format!("region {other} still holds keys of {range} here"));
             }
         }
         self.merge_obstacle(region, &data.region)
-    }
-
-    /// The same, and the peer remembers it: it will not get on by its log.
-    pub(super) fn find_obstacle(&mut self, region: RegionId, message: &Message) -> Option<String> {
-        let obstacle = self.snapshot_obstacle(region, message);
-        if obstacle.is_some()
-            && let Some(peer) = self.peers.get_mut(&region)
-        {
-            peer.set_obstructed();
-        }
-        obstacle
     }
 
     /// Whether `other` is known to be gone because a newer region has all its keys. A region keeps its
@@ -302,12 +313,13 @@ fn can_create(envelope: &PeerMessage) -> bool {
     }
 }
 
-fn asks_for_votes(envelope: &PeerMessage) -> bool {
+fn expects_answer(envelope: &PeerMessage) -> bool {
     match &envelope.body {
         PeerBody::Raft(message) => matches!(
             message.get_msg_type(),
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
         ),
+        PeerBody::Wake => true,
         _ => false,
     }
 }

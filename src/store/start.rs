@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use crossbeam_channel::{bounded, unbounded};
 
 use super::core::{StoreCore, Tasks};
 use super::message::StoreMsg;
@@ -14,6 +14,7 @@ use super::shared::Shared;
 use super::{Handle, Run, Store, StoreOptions};
 use crate::composite::CompositeStorage;
 use crate::error::{Error, Result};
+use crate::mailbox::{Received, Receiver, Sender, mailbox};
 use crate::peer::{Machines, Outbox};
 use crate::proto::Region;
 use crate::state_machine::StateMachine;
@@ -117,25 +118,15 @@ fn join(thread: JoinHandle<()>) {
 /// The raft thread.
 fn run(mut core: StoreCore, messages: &Receiver<StoreMsg>, tick: Duration) {
     let mut next_tick = Instant::now() + tick;
+    let mut waiting = Vec::new();
     loop {
-        match messages.recv_deadline(next_tick) {
-            Ok(message) => {
-                if !core.handle(message) {
-                    return;
-                }
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
+        // Whatever waits goes into the same readies, and the same write.
+        if messages.receive(&mut waiting, Some(next_tick)) == Received::Closed {
+            return;
         }
-        // Whatever else waits goes into the same readies, and the same write.
-        for _ in 0..GATHER_MAX {
-            match messages.try_recv() {
-                Ok(message) => {
-                    if !core.handle(message) {
-                        return;
-                    }
-                }
-                Err(_) => break,
+        for message in waiting.drain(..) {
+            if !core.handle(message) {
+                return;
             }
         }
         let now = Instant::now();
@@ -148,9 +139,6 @@ fn run(mut core: StoreCore, messages: &Receiver<StoreMsg>, tick: Duration) {
     }
 }
 
-/// How many messages are taken in before what they ask for is handed over.
-const GATHER_MAX: usize = 4096;
-
 impl Assembly {
     pub fn new(
         node: CompositeStorage,
@@ -159,7 +147,7 @@ impl Assembly {
         options: StoreOptions,
         run: Run,
     ) -> Result<Assembly> {
-        let (sender, messages) = unbounded();
+        let (sender, messages) = mailbox();
         let shared = Arc::new(Shared::default());
         let placement = match &options.placement {
             Some(placement) => Arc::clone(placement),
@@ -179,12 +167,12 @@ impl Assembly {
             Arc::new(move |region| done(Done::Woken(region)))
         });
         let engines = node.engines();
-        let (write, write_tasks) = unbounded();
-        let (slow, slow_tasks) = unbounded();
+        let (write, write_tasks) = mailbox();
+        let (slow, slow_tasks) = mailbox();
         let mut apply = Vec::new();
         let mut appliers = Vec::new();
         for _ in 0..options.apply_threads.max(1) {
-            let (sender, tasks) = unbounded();
+            let (sender, tasks) = mailbox();
             apply.push(sender);
             let (engines, done) = (Arc::clone(engines), Arc::clone(&done));
             appliers.push(ApplyWorker::new(engines, tasks, done));
@@ -207,7 +195,7 @@ impl Assembly {
 }
 
 fn done_sender(messages: Sender<StoreMsg>) -> DoneSender {
-    Arc::new(move |done| drop(messages.send(StoreMsg::Done(done))))
+    Arc::new(move |done| messages.send(StoreMsg::Done(done)))
 }
 
 impl Inbox for Handle {

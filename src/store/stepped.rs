@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex};
 use super::start::Assembly;
 use super::{Handle, Run, SplitWanted, Store, StoreOptions};
 use crate::composite::CompositeStorage;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::proto::Region;
 use crate::state_machine::StateMachine;
+use crate::ticket::Ticket;
 use crate::transport::{Inbox, PeerMessage, StoreMessage, Transport};
 use crate::types::{PeerId, RegionId};
 
@@ -92,9 +93,17 @@ impl SteppedStore {
     /// # Errors
     /// As [`Store::create_region`].
     pub fn create_region(&mut self, region: &Region) -> Result<()> {
-        let created = self.assembly.core.create_region(region);
+        let (mut ticket, done) = Ticket::new();
+        self.assembly.core.create_region(region, done);
         self.assembly.core.flush();
-        created
+        loop {
+            if let Some(created) = ticket.try_take() {
+                return created;
+            }
+            if !self.step(StorePart::Slow) && !self.step(StorePart::Raft) {
+                return Err(Error::StoreStopped);
+            }
+        }
     }
 
     /// Lets one unit of time pass.
@@ -135,9 +144,9 @@ impl SteppedStore {
     }
 
     fn step_raft(&mut self) -> bool {
-        let mut any = false;
-        while let Ok(message) = self.assembly.messages.try_recv() {
-            any = true;
+        let mut waiting = Vec::new();
+        let any = self.assembly.messages.try_receive(&mut waiting);
+        for message in waiting {
             self.assembly.core.handle(message);
         }
         self.assembly.core.flush();

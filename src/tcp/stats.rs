@@ -147,3 +147,31 @@ impl Counters {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_is_told_once_for_each_peer_and_counted_each_time() {
+        let counters = Counters::default();
+        let refusal = Refusal::new(Reason::Cluster, "cluster 8, expected 7");
+        (0..3).for_each(|_| counters.refuse("store 2", &refusal));
+        assert_eq!(counters.stats().refused, [(Reason::Cluster, 3)].into());
+        assert!(!counters.is_first("store 2", Reason::Cluster));
+        assert!(counters.is_first("store 2", Reason::Slow));
+        assert!(counters.is_first("store 3", Reason::Cluster));
+        counters.forget("store 2");
+        assert!(counters.is_first("store 2", Reason::Cluster));
+        assert!(!counters.is_first("store 3", Reason::Cluster));
+    }
+
+    #[test]
+    fn strangers_without_number_are_not_remembered_without_end() {
+        let counters = Counters::default();
+        for peer in 0..2 * TOLD_MAX {
+            counters.is_first(&peer.to_string(), Reason::Stranger);
+        }
+        assert!(lock(&counters.told).len() <= TOLD_MAX);
+    }
+}

@@ -8,7 +8,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crossbeam_channel::Receiver;
 use prost::Message as _;
 use raft::eraftpb::Entry;
 
@@ -19,6 +18,7 @@ use crate::command::{EntryHeader, position_of};
 use crate::error::{Error, Result, catch_panic};
 use crate::expiry::carry_clock;
 use crate::keys::region_key;
+use crate::mailbox::{Received, Receiver};
 use crate::peer_storage::{Engines, next_apply_state};
 use crate::proto::PeerState;
 use crate::reader::Reader;
@@ -62,28 +62,26 @@ impl ApplyWorker {
 
     /// Works until every sender is gone.
     pub fn run(mut self) {
-        while let Ok(first) = self.tasks.recv() {
-            self.work(first);
+        let mut tasks = Vec::new();
+        while self.tasks.receive(&mut tasks, None) == Received::Some {
+            self.work(&mut tasks);
         }
     }
 
-    /// Applies what waits, once; whether there was anything.
+    /// Applies what waits; whether there was anything.
     pub fn step(&mut self) -> bool {
-        match self.tasks.try_recv() {
-            Ok(first) => {
-                self.work(first);
-                true
-            }
-            Err(_) => false,
-        }
+        let mut tasks = Vec::new();
+        let any = self.tasks.try_receive(&mut tasks);
+        self.work(&mut tasks);
+        any
     }
 
-    fn work(&mut self, first: ApplyTask) {
-        self.take(first);
-        while self.group.batch.bytes() < BATCH_BYTES
-            && let Ok(next) = self.tasks.try_recv()
-        {
-            self.take(next);
+    fn work(&mut self, tasks: &mut Vec<ApplyTask>) {
+        for task in tasks.drain(..) {
+            self.take(task);
+            if self.group.batch.bytes() >= BATCH_BYTES {
+                self.flush();
+            }
         }
         self.flush();
     }
@@ -277,8 +275,10 @@ fn apply_entry(
         return Ok(Outcome::Empty);
     }
     let version = EntryHeader::of(peer.region, entry)?.version;
-    let current = applier.region.region.region_epoch.version;
-    if version != 0 && version != current {
+    let region = &applier.region;
+    let current = region.region.region_epoch.version;
+    // What stands behind the last entry before a merge does not go along into the target.
+    if version != 0 && version != current || region.state != PeerState::Normal {
         return Ok(Outcome::Stale { version });
     }
     let machine = &mut applier.machine;

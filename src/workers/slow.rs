@@ -4,12 +4,11 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crossbeam_channel::Receiver;
-
-use super::task::{Done, DoneSender, SlowTask, SplitCheck};
+use super::task::{Done, DoneSender, NewPeer, SlowTask, SplitCheck};
 use crate::app_store::Keyspace;
 use crate::error::{Result, catch_panic};
-use crate::peer_storage::Engines;
+use crate::mailbox::{Received, Receiver};
+use crate::peer_storage::{Engines, PeerStorage};
 
 /// More is not read for the cache of a peer that is about to lead.
 const WARM_BYTES_MAX: u64 = 16 << 20;
@@ -33,15 +32,22 @@ impl SlowWorker {
 
     /// Works until every sender is gone.
     pub fn run(self) {
-        for task in &self.tasks {
-            (self.done)(self.work(task));
+        let mut tasks = Vec::new();
+        while self.tasks.receive(&mut tasks, None) == Received::Some {
+            for task in tasks.drain(..) {
+                (self.done)(self.work(task));
+            }
         }
     }
 
-    /// Does one task; whether there was one.
+    /// Does what waits; whether there was anything.
     pub fn step(&self) -> bool {
-        let task = self.tasks.try_recv();
-        task.map(|task| (self.done)(self.work(task))).is_ok()
+        let mut tasks = Vec::new();
+        let any = self.tasks.try_receive(&mut tasks);
+        for task in tasks {
+            (self.done)(self.work(task));
+        }
+        any
     }
 
     fn work(&self, task: SlowTask) -> Done {
@@ -54,6 +60,17 @@ impl SlowWorker {
                 Ok(()) => Done::Synced(number),
                 Err(error) => Done::Poisoned(error),
             },
+            SlowTask::Open(region, new) => {
+                let engines = &self.engines;
+                let opened = catch_panic("open", || match new {
+                    NewPeer::Known => PeerStorage::open(engines, region),
+                    NewPeer::Waiting(peer) => {
+                        PeerStorage::create_uninitialized(engines, region, peer)
+                    }
+                    NewPeer::Created(region, peer) => PeerStorage::create(engines, &region, peer),
+                });
+                Done::Opened(region, opened.map(Box::new))
+            }
             SlowTask::Warm(peer, range) => {
                 let log = &self.engines.log;
                 Done::Warmed(peer, log.read_entries(peer.region, range, WARM_BYTES_MAX))

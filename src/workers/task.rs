@@ -8,13 +8,13 @@ use raft::eraftpb::Entry;
 
 use crate::app_store::AppBatch;
 use crate::error::{Error, Result};
-use crate::peer_storage::{DestroyTask, InstallTask, Installed};
-use crate::proto::{RaftApplyState, RaftTruncatedState, RegionLocalState};
+use crate::peer_storage::{DestroyTask, InstallTask, Installed, PeerStorage};
+use crate::proto::{RaftApplyState, RaftTruncatedState, Region, RegionLocalState};
 use crate::raft_log::LogBatch;
 use crate::reader::Reader;
 use crate::state_machine::StateMachine;
 use crate::ticket::Completer;
-use crate::types::{LogPosition, RegionId};
+use crate::types::{LogPosition, PeerId, RegionId};
 
 /// A peer of this store as its workers know it. A region that was left and came back is another one: what
 /// is still on its way to the old one must not reach the new one.
@@ -173,6 +173,8 @@ pub enum Done {
     Woken(RegionId),
     /// What [`SplitCheck`] found: the key in the middle, or nothing if the region is small.
     SplitKey(PeerKey, Result<Option<Vec<u8>>>),
+    /// The region is open, or could not be.
+    Opened(RegionId, Result<Box<PeerStorage>>),
     /// The entries for the cache.
     Warmed(PeerKey, Result<Vec<Entry>>),
 }
@@ -188,8 +190,21 @@ pub enum SlowTask {
     Sync(u64),
     /// Looks whether a region has grown too large.
     SplitCheck(SplitCheck),
+    /// Opens a region, or makes it first.
+    Open(RegionId, NewPeer),
     /// Reads the entries `[low, high)` for the cache of a peer that is about to lead.
     Warm(PeerKey, Range<u64>),
+}
+
+/// How a region comes to be open.
+#[derive(Debug)]
+pub enum NewPeer {
+    /// It is on the disk.
+    Known,
+    /// A message is for this peer of it, which knows nothing yet.
+    Waiting(PeerId),
+    /// The operator creates it; this is the store's own peer.
+    Created(Box<Region>, PeerId),
 }
 
 /// See [`Done::SplitKey`].

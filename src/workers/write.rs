@@ -6,9 +6,8 @@
 
 use std::sync::Arc;
 
-use crossbeam_channel::Receiver;
-
 use super::task::{Done, DoneSender, WriteTask};
+use crate::mailbox::{Received, Receiver};
 use crate::peer_storage::Engines;
 
 /// Tasks are gathered up to about this much.
@@ -36,30 +35,35 @@ impl WriteWorker {
 
     /// Works until every sender is gone.
     pub fn run(mut self) {
-        while let Ok(first) = self.tasks.recv() {
-            self.write(first);
+        let mut tasks = Vec::new();
+        while self.tasks.receive(&mut tasks, None) == Received::Some {
+            self.write_all(&mut tasks);
         }
     }
 
-    /// Writes what waits, once; whether there was anything.
+    /// Writes what waits; whether there was anything.
     pub fn step(&mut self) -> bool {
-        match self.tasks.try_recv() {
-            Ok(first) => {
-                self.write(first);
-                true
+        let mut tasks = Vec::new();
+        let any = self.tasks.try_receive(&mut tasks);
+        self.write_all(&mut tasks);
+        any
+    }
+
+    fn write_all(&mut self, tasks: &mut Vec<WriteTask>) {
+        let mut tasks = tasks.drain(..);
+        while let Some(mut task) = tasks.next() {
+            while task.bytes < BATCH_BYTES
+                && let Some(next) = tasks.next()
+            {
+                task.batch.merge(next.batch);
+                task.bytes += next.bytes;
+                task.readies.extend(next.readies);
             }
-            Err(_) => false,
+            self.write(task);
         }
     }
 
-    fn write(&mut self, mut task: WriteTask) {
-        while task.bytes < BATCH_BYTES
-            && let Ok(next) = self.tasks.try_recv()
-        {
-            task.batch.merge(next.batch);
-            task.bytes += next.bytes;
-            task.readies.extend(next.readies);
-        }
+    fn write(&mut self, task: WriteTask) {
         if self.poisoned {
             return;
         }

@@ -126,6 +126,11 @@ fn peer_storage_with_a_tiny_cache_and_with_snapshot_files_conforms() {
     conforms(Backends::Memory, &config);
 }
 
+#[test]
+fn peer_storage_conforms_with_its_log_in_segments() {
+    conforms(Backends::SegmentLog, &Config::default());
+}
+
 #[cfg(feature = "rocksdb")]
 #[test]
 fn peer_storage_on_rocks_conforms() {

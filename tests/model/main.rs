@@ -148,6 +148,11 @@ fn a_node_in_memory_holds_through_power_cuts() {
     hold(Backends::Memory, 300, 80);
 }
 
+#[test]
+fn a_node_with_its_log_in_segments_holds_through_cuts_of_its_data() {
+    hold(Backends::SegmentLog, 40, 60);
+}
+
 #[cfg(feature = "rocksdb")]
 #[test]
 fn a_node_on_rocks_holds_through_kills() {

@@ -4,7 +4,10 @@
 use std::sync::Arc;
 
 use peerstore::memory::{MemoryData, MemoryLog, MemorySnapshots};
-use peerstore::{ApplicationDataStorage, CompositeStorage, Config, Parts, RaftLogStorage, Result};
+use peerstore::segment_log::{SegmentLog, SegmentLogOptions};
+use peerstore::{
+    ApplicationDataStorage, CompositeStorage, Config, DiskFs, Parts, RaftLogStorage, Result,
+};
 use tempfile::TempDir;
 
 /// Where a node keeps its log and its data.
@@ -12,6 +15,8 @@ use tempfile::TempDir;
 pub enum Backends {
     /// Everything in memory: the power can be cut.
     Memory,
+    /// The log in segment files, the data in memory.
+    SegmentLog,
     /// As `CompositeStorage::open` makes it.
     #[cfg(feature = "rocksdb")]
     Rocks,
@@ -68,6 +73,14 @@ impl Site {
     }
 
     fn open_log(&self) -> Result<Arc<dyn RaftLogStorage>> {
+        if let (Backends::SegmentLog, Some(dir)) = (self.backends, &self.dir) {
+            let options = SegmentLogOptions {
+                segment_bytes: 64 << 10,
+                ..SegmentLogOptions::default()
+            };
+            let log = SegmentLog::open(Arc::new(DiskFs), dir.path().join("raft"), options)?;
+            return Ok(Arc::new(log));
+        }
         #[cfg(feature = "rocksdb")]
         if let (Backends::RocksLog, Some(dir)) = (self.backends, &self.dir) {
             let log = peerstore::rocks::RocksLog::open(&dir.path().join("raft"), &options())?;

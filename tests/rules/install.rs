@@ -12,9 +12,9 @@ use raft::{RawNode, Ready, Storage as _};
 
 use crate::recording::Step;
 use crate::support::{
-    FOLLOWER_LAST, LEADER_INDEX, Leader, PATIENCE, Rig, Seen, assert_says, config,
-    config_with_files, data_of, entries, follower, hard_state, leader, raft_of, ready_with, seen,
-    two_voters,
+    FOLLOWER_LAST, LEADER_INDEX, Leader, PATIENCE, Rig, Seen, apply, assert_says, config,
+    config_with_files, data_of, entries, entry_with, follower, hard_state, leader, raft_of,
+    ready_with, seen, two_voters,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -427,4 +427,26 @@ fn an_uninitialised_peer_becomes_the_region_of_the_snapshot() {
     let data = RaftSnapshotData::of_snapshot(1.into(), &leader.snapshot);
     assert!(!data.unwrap().unwrap().needs_transfer());
     assert_eq!(data_of(&crashed.node), data_of(&leader.node));
+}
+
+#[test]
+fn what_the_region_gave_away_meanwhile_goes_in_the_first_write() {
+    let (mut rig, mut storage) = follower(FOLLOWER_LAST);
+    storage
+        .append(&[entry_with(5, 9, b"z=given away")])
+        .unwrap();
+    storage.set_hard_state(&hard_state(5, 1, 9)).unwrap();
+    apply(&mut storage, &[entry_with(5, 9, b"z=given away")]).unwrap();
+    let mut smaller = two_voters();
+    smaller.end_key = b"z".to_vec();
+    smaller.region_epoch.version += 1;
+    let leader = leader(config(1), &smaller, 6, LEADER_INDEX);
+    assert!(data_of(&rig.node).iter().any(|(key, _)| key == "z"));
+    storage.install_snapshot(leader.snapshot.clone()).unwrap();
+    assert_eq!(data_of(&rig.node), data_of(&leader.node));
+    drop(storage);
+    rig = rig.crash(0);
+    let storage = rig.node.open_region(1).unwrap();
+    assert_eq!(storage.region(), &smaller);
+    assert_eq!(data_of(&rig.node), data_of(&leader.node));
 }

@@ -19,7 +19,11 @@ pub struct Cluster {
     pub network: MemoryNetwork,
     pub stores: BTreeMap<u64, Store>,
     pub options: StoreOptions,
+    pub machine: Arc<Machine>,
 }
+
+/// Makes the state machine of a region on a store.
+pub type Machine = dyn Fn(u64, &Region) -> Box<dyn StateMachine> + Send + Sync;
 
 impl Cluster {
     /// Stores 1 to `count`, without regions.
@@ -40,6 +44,7 @@ impl Cluster {
 
             stores: BTreeMap::new(),
             options,
+            machine: Arc::new(|_, _| Box::new(KvStateMachine)),
         };
         for id in 1..=count {
             cluster.start(id);
@@ -58,7 +63,8 @@ impl Cluster {
             ..Config::default()
         };
         let node = CompositeStorage::open(self.path(id), config).unwrap();
-        let machine = |_: &Region| -> Box<dyn StateMachine> { Box::new(KvStateMachine) };
+        let make = Arc::clone(&self.machine);
+        let machine = move |region: &Region| make(id, region);
         let transport = self.network.transport(id);
         let store = Store::start(node, machine, transport, self.options.clone()).unwrap();
         self.stores.insert(id, store);

@@ -2,3 +2,7 @@
 
 mod basic;
 mod cluster;
+mod contain;
+mod forged;
+mod hostile;
+mod stepped;

@@ -1,0 +1,384 @@
+//! Where every live entry lies, and the state of every region. Never does I/O.
+//!
+//! Operations are carried out in the order of the log, and each sets or removes what it names, whatever
+//! was there: the last one that names an entry wins. So a log may be replayed from any earlier position
+//! over a later state, and ends in the same state; checkpoints rely on it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Range;
+
+use super::format::SegmentId;
+use super::part::{Part, RunRef, Runs};
+use crate::proto::RaftLocalState;
+use crate::types::RegionId;
+
+/// The raft state of a region, inline.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct State {
+    pub term: u64,
+    pub vote: u64,
+    pub commit: u64,
+    pub last_index: u64,
+}
+
+impl From<&RaftLocalState> for State {
+    fn from(state: &RaftLocalState) -> Self {
+        let hard = &state.hard_state;
+        State {
+            term: hard.term,
+            vote: hard.vote,
+            commit: hard.commit,
+            last_index: state.last_index,
+        }
+    }
+}
+
+impl From<State> for RaftLocalState {
+    fn from(state: State) -> Self {
+        let mut local = RaftLocalState::default();
+        let hard = &mut local.hard_state;
+        (hard.term, hard.vote, hard.commit) = (state.term, state.vote, state.commit);
+        local.last_index = state.last_index;
+        local
+    }
+}
+
+/// Contiguous entries of one region and one term that were written, and are read, together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub region: RegionId,
+    pub first: u64,
+    pub count: u32,
+    pub term: u64,
+    /// The length with its checksum, and whether it is compressed.
+    pub stored: u32,
+    /// Where it begins: in its segment, or in the data of its batch while that has no place yet.
+    pub offset: u32,
+}
+
+impl Run {
+    pub fn range(&self) -> Range<u64> {
+        self.first..self.first + u64::from(self.count)
+    }
+
+    fn placed(&self) -> RunRef {
+        RunRef {
+            offset: self.offset,
+            stored: self.stored,
+        }
+    }
+}
+
+/// One operation of the log.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Op {
+    Run(Run),
+    State {
+        region: RegionId,
+        state: State,
+    },
+    Remove {
+        region: RegionId,
+        range: Range<u64>,
+    },
+    Clear {
+        region: RegionId,
+    },
+    /// A run in a cold segment, of which the entries `window` were alive when it was copied.
+    Copy {
+        run: Run,
+        window: Range<u64>,
+    },
+    /// The entries `window` of the run, as far as they are still in `from`, are now in `to`, at the
+    /// run's offset. Others of the run's were overwritten, perhaps by entries in `from` as well.
+    Move {
+        run: Run,
+        window: Range<u64>,
+        from: SegmentId,
+        to: SegmentId,
+    },
+}
+
+impl Op {
+    /// The run whose bytes are in the frame of this operation.
+    pub fn data(&self) -> Option<&Run> {
+        match self {
+            Op::Run(run) | Op::Copy { run, .. } => Some(run),
+            _ => None,
+        }
+    }
+
+    pub fn data_mut(&mut self) -> Option<&mut Run> {
+        match self {
+            Op::Run(run) | Op::Copy { run, .. } => Some(run),
+            _ => None,
+        }
+    }
+
+    pub fn region(&self) -> RegionId {
+        match self {
+            Op::Run(run) | Op::Copy { run, .. } | Op::Move { run, .. } => run.region,
+            Op::State { region, .. } | Op::Remove { region, .. } | Op::Clear { region } => *region,
+        }
+    }
+}
+
+/// What of a segment is alive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Live {
+    /// How many parts are in it. Nothing of it is needed if there is none.
+    pub parts: u64,
+    /// The bytes of the runs of which an entry lives.
+    pub bytes: u64,
+}
+
+/// The live bytes of each segment.
+#[derive(Debug, Default)]
+pub(super) struct Usages(BTreeMap<SegmentId, Live>);
+
+impl Usages {
+    pub fn of(&self, segment: SegmentId) -> Live {
+        self.0.get(&segment).copied().unwrap_or_default()
+    }
+
+    pub fn total_bytes(&self) -> u64 {
+        self.0.values().map(|live| live.bytes).sum()
+    }
+
+    fn add_part(&mut self, part: &Part) {
+        let live = self.0.entry(part.segment).or_default();
+        live.parts += 1;
+        live.bytes += part.bytes;
+    }
+
+    fn remove_part(&mut self, part: &Part) {
+        let live = self.0.entry(part.segment).or_default();
+        live.parts -= 1;
+        live.bytes -= part.bytes;
+        if live.parts == 0 {
+            assert_eq!(live.bytes, 0, "bytes without a part in {}", part.segment);
+            self.0.remove(&part.segment);
+        }
+    }
+
+    /// Carries out `change` on `part`, and notes by how much it shrank or grew.
+    fn track(&mut self, part: &mut Part, change: impl FnOnce(&mut Part)) {
+        let before = part.bytes;
+        change(part);
+        let live = self.0.entry(part.segment).or_default();
+        live.bytes = live.bytes - before + part.bytes;
+    }
+}
+
+/// The log of one region. Invariant: parts are ascending and disjoint, none is empty.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct RegionLog {
+    pub state: Option<State>,
+    pub parts: Vec<Part>,
+}
+
+impl RegionLog {
+    /// The parts that hold something of `range`.
+    pub fn overlapping(&self, range: &Range<u64>) -> Range<usize> {
+        let low = self.parts.partition_point(|p| p.end() <= range.start);
+        let high = self.parts.partition_point(|p| p.first < range.end);
+        low..high.max(low)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.state.is_none() && self.parts.is_empty()
+    }
+
+    fn remove(&mut self, range: &Range<u64>, usages: &mut Usages) {
+        let Range { mut start, mut end } = self.overlapping(range);
+        if start == end {
+            return;
+        }
+        if self.parts[start].first < range.start {
+            if self.parts[start].end() > range.end {
+                let right = self.parts[start].tail_from(range.end);
+                usages.add_part(&right);
+                self.insert(start + 1, right);
+                end = start + 1;
+            }
+            usages.track(&mut self.parts[start], |p| p.cut_back(range.start));
+            start += 1;
+        }
+        if start < end && self.parts[end - 1].end() > range.end {
+            usages.track(&mut self.parts[end - 1], |p| p.cut_front(range.end));
+            end -= 1;
+        }
+        for part in self.parts.drain(start..end) {
+            usages.remove_part(&part);
+        }
+    }
+
+    /// Puts the entries `window` of `run` into `segment`.
+    fn put(&mut self, segment: SegmentId, run: &Run, window: &Range<u64>, usages: &mut Usages) {
+        // Nearly always the log goes on where it ended, in the same segment and term.
+        if let Some(last) = self.parts.last_mut() {
+            let follows = last.end() == run.first && *window == run.range();
+            if follows && last.accepts(segment, run.term) {
+                usages.track(last, |p| p.push(run.count, run.placed()));
+                return;
+            }
+        }
+        self.remove(window, usages);
+        let runs = Runs::one(run.first, run.count, run.placed());
+        let part = Part::new(segment, run.term, window.clone(), runs);
+        usages.add_part(&part);
+        let at = self.parts.partition_point(|p| p.first < window.start);
+        self.insert(at, part);
+    }
+
+    fn insert(&mut self, at: usize, part: Part) {
+        // Most regions have one part or two: memory for four each is too much.
+        if self.parts.len() == self.parts.capacity() && self.parts.len() < 4 {
+            self.parts.reserve_exact(1);
+        }
+        self.parts.insert(at, part);
+    }
+
+    fn relocate(
+        &mut self,
+        (run, window): (&Run, &Range<u64>),
+        (from, to): (SegmentId, SegmentId),
+        usages: &mut Usages,
+    ) {
+        let overlapping = self.overlapping(window);
+        let moved = |part: &Part| {
+            let left = part.first.max(window.start)..part.end().min(window.end);
+            (part.segment == from).then_some(left)
+        };
+        let windows: Vec<_> = self.parts[overlapping].iter().filter_map(moved).collect();
+        for window in windows {
+            self.put(to, run, &window, usages);
+        }
+    }
+}
+
+/// Spreads the numbers of regions, which the placement gives out and no stranger chooses.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RegionHasher(u64);
+
+impl Hasher for RegionHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes
+            .iter()
+            .for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        let mixed = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // The table takes its bucket from the low bits and its tag from the high ones.
+        self.0 = mixed ^ (mixed >> 32);
+    }
+}
+
+/// The whole index.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    pub regions: HashMap<RegionId, RegionLog, BuildHasherDefault<RegionHasher>>,
+    pub usages: Usages,
+}
+
+impl Index {
+    /// Carries out `op`, which was read from or written into `segment`.
+    pub fn apply(&mut self, segment: SegmentId, op: &Op) {
+        let region = op.region();
+        match op {
+            Op::Run(run) => {
+                let log = self.regions.entry(region).or_default();
+                log.put(segment, run, &run.range(), &mut self.usages);
+            }
+            Op::Copy { run, window } => {
+                let log = self.regions.entry(region).or_default();
+                log.put(segment, run, window, &mut self.usages);
+            }
+            Op::State { state, .. } => {
+                self.regions.entry(region).or_default().state = Some(*state);
+            }
+            Op::Remove { range, .. } => {
+                if let Some(log) = self.regions.get_mut(&region) {
+                    log.remove(range, &mut self.usages);
+                    self.drop_if_empty(region);
+                }
+            }
+            Op::Clear { .. } => {
+                if let Some(log) = self.regions.remove(&region) {
+                    log.parts.iter().for_each(|p| self.usages.remove_part(p));
+                }
+            }
+            Op::Move {
+                run,
+                window,
+                from,
+                to,
+            } => {
+                if let Some(log) = self.regions.get_mut(&region) {
+                    log.relocate((run, window), (*from, *to), &mut self.usages);
+                }
+            }
+        }
+    }
+
+    fn drop_if_empty(&mut self, region: RegionId) {
+        if self.regions.get(&region).is_some_and(RegionLog::is_empty) {
+            self.regions.remove(&region);
+        }
+    }
+
+    /// Puts a region as a checkpoint has it.
+    pub fn restore(&mut self, region: RegionId, log: RegionLog) {
+        log.parts.iter().for_each(|p| self.usages.add_part(p));
+        self.regions.insert(region, log);
+    }
+
+    /// Gives the parts of `region` in `segment` that have dropped their runs those of `found` back.
+    /// Says whether every entry of theirs was in it.
+    pub fn fill(&mut self, region: RegionId, segment: SegmentId, found: &[Part]) -> bool {
+        let Some(log) = self.regions.get_mut(&region) else {
+            return true;
+        };
+        let mut is_whole = true;
+        let mut at = 0;
+        while at < log.parts.len() {
+            let part = &log.parts[at];
+            if part.segment != segment || part.runs.is_some() {
+                at += 1;
+                continue;
+            }
+            let pieces = part.cover(found);
+            let count: u64 = pieces.iter().map(|piece| piece.count).sum();
+            if count != part.count {
+                is_whole = false;
+                at += 1;
+                continue;
+            }
+            self.usages.remove_part(&log.parts[at]);
+            pieces.iter().for_each(|p| self.usages.add_part(p));
+            let step = pieces.len();
+            log.parts.splice(at..at + 1, pieces);
+            at += step;
+        }
+        is_whole
+    }
+
+    /// Lets the parts of `region` in segments that `may_drop` says forget their runs. Returns the
+    /// bytes of memory that they took.
+    pub fn forget(&mut self, region: RegionId, may_drop: impl Fn(SegmentId) -> bool) -> u64 {
+        let Some(log) = self.regions.get_mut(&region) else {
+            return 0;
+        };
+        let parts = log.parts.iter_mut().filter(|p| may_drop(p.segment));
+        parts
+            .filter_map(|part| part.runs.take())
+            .map(|runs| runs.memory_bytes())
+            .sum()
+    }
+}

@@ -1,0 +1,330 @@
+//! What happens behind the writers' backs: footers, checkpoints, the freeing of dead segments, the
+//! reserve. Uses: fs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use super::batch::Encoded;
+use super::checkpoint::{Head, Position, Row, Writer};
+use super::copy::Cold;
+use super::core::{Core, Tables, lock};
+use super::footer;
+use super::format::SegmentId;
+use super::part::Part;
+use super::segment::Info;
+use crate::error::{Error, Result};
+use crate::types::RegionId;
+
+/// So many regions are looked at while the readers' lock is held.
+const REGIONS_AT_A_TIME: usize = 256;
+/// A checkpoint is written once the log has grown by so many times its size.
+const GROWTH_PER_CHECKPOINT: u64 = 20;
+
+/// What the background remembers.
+#[derive(Default)]
+pub(super) struct Upkeep {
+    /// The segment that copies go to.
+    pub cold: Option<Cold>,
+    /// Segments with a live run that cannot be read: they are left as they are.
+    pub unreadable: BTreeSet<SegmentId>,
+    /// The size of the last checkpoint, and how far the log was.
+    checkpoint_bytes: u64,
+    logged_bytes: u64,
+    checkpointed: Option<Position>,
+}
+
+impl Core {
+    /// Writes the first checkpoint of an incarnation: what was recovered, with nothing behind it. From
+    /// then on segments of this incarnation count.
+    ///
+    /// # Errors
+    /// `DiskFull`, which leaves everything as it was, or `Io`.
+    pub fn begin(&self) -> Result<()> {
+        let (dead, _) = self.checkpoint(true)?;
+        self.retire(&dead);
+        self.is_begun.store(true, Release);
+        Ok(())
+    }
+
+    /// Does what there is to do.
+    ///
+    /// # Errors
+    /// `DiskFull`, after which it goes on once there is space; any other poisons the log.
+    pub fn maintain(&self) -> Result<()> {
+        let mut upkeep = lock(&self.upkeep);
+        if self.is_poisoned() || !self.is_begun.load(Acquire) {
+            return Ok(());
+        }
+        let done = self.maintain_all(&mut upkeep);
+        if let Err(error) = &done
+            && !matches!(error, Error::DiskFull { .. } | Error::Poisoned { .. })
+        {
+            self.fail(error);
+        }
+        done
+    }
+
+    fn maintain_all(&self, upkeep: &mut Upkeep) -> Result<()> {
+        // A writer may be about to need one.
+        if self.pool.ready() == 0 {
+            match self.pool.fill(1) {
+                // What follows may make room.
+                Ok(()) | Err(Error::DiskFull { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.seal(upkeep, false)?;
+        self.forget_beyond_limit();
+        self.copy_what_is_nearly_dead(upkeep)?;
+        self.checkpoint_if_due(upkeep)?;
+        self.pool.fill(self.options.spare_segments)
+    }
+
+    /// Makes the next open short: everything durable, indexed and in the checkpoint. Nothing is
+    /// written afterwards.
+    ///
+    /// # Errors
+    /// As `maintain`. The log is whole in any case.
+    pub fn close(&self) -> Result<()> {
+        let mut upkeep = lock(&self.upkeep);
+        if self.is_poisoned() {
+            return Ok(());
+        }
+        self.flush()?;
+        let is_as_opened = self.counters.groups.load(Relaxed) == 0;
+        if is_as_opened || !self.is_begun.load(Acquire) {
+            return Ok(());
+        }
+        self.seal(&mut upkeep, true)?;
+        self.checkpoint(true).map(drop)
+    }
+
+    /// Calls `look` with every region, a few at a time, so that no writer waits for long. A region that
+    /// comes meanwhile may be left out.
+    pub fn each_region(&self, mut look: impl FnMut(&Tables, RegionId)) {
+        let mut regions: Vec<RegionId> = self.read_tables().index.regions.keys().copied().collect();
+        regions.sort_unstable();
+        for some in regions.chunks(REGIONS_AT_A_TIME) {
+            let tables = self.read_tables();
+            some.iter().for_each(|region| look(&tables, *region));
+        }
+    }
+
+    /// Writes the index of segments that get no more frames.
+    fn seal(&self, upkeep: &mut Upkeep, with_last: bool) -> Result<()> {
+        let copying = upkeep.cold.as_ref().map(|cold| cold.id());
+        let open: Vec<Info> = {
+            let tables = self.read_tables();
+            let position = tables.position.segment;
+            let is_open = |info: &Info| {
+                let id = info.identity.segment;
+                let is_written_to =
+                    !info.is_cold && id >= position && !(with_last && id == position);
+                is_written_to || (copying == Some(id) && !with_last)
+            };
+            let infos = tables
+                .segments
+                .values()
+                .filter(|i| i.footer.is_none() && !is_open(i));
+            let live = infos.filter(|i| tables.index.usages.of(i.identity.segment).parts > 0);
+            live.cloned().collect()
+        };
+        for info in open {
+            let id = info.identity.segment;
+            if upkeep.unreadable.contains(&id) {
+                continue;
+            }
+            match self.seal_one(&info) {
+                // Without a footer the places stay in memory, or are read from the frames.
+                Ok(()) | Err(Error::DiskFull { .. }) => {}
+                Err(error @ Error::Corruption { .. }) => {
+                    tracing::warn!(%error, "a segment is not indexed");
+                    upkeep.unreadable.insert(id);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn seal_one(&self, info: &Info) -> Result<()> {
+        let id = info.identity.segment;
+        let regions = match self.parts_of(id) {
+            Some(regions) => regions,
+            None => {
+                self.load(id, RegionId(0))?;
+                let parts = self.parts_of(id);
+                parts.ok_or_else(|| {
+                    let what = format!("segment {id}");
+                    Error::corruption(None, what, "its frames do not hold all of its entries")
+                })?
+            }
+        };
+        let footer = footer::write(info, &regions)?;
+        if let Some(info) = self.write_tables().segments.get_mut(&id) {
+            info.footer = Some(footer);
+        }
+        Ok(())
+    }
+
+    /// The parts in a segment; nothing if one of them has dropped its runs.
+    pub fn parts_of(&self, id: SegmentId) -> Option<Vec<(RegionId, Vec<Part>)>> {
+        let mut regions = Vec::new();
+        let mut is_whole = true;
+        self.each_region(|tables, region| {
+            let Some(log) = tables.index.regions.get(&region) else {
+                return;
+            };
+            let parts = log.parts.iter().filter(|p| p.segment == id);
+            let parts: Vec<Part> = parts.cloned().collect();
+            is_whole &= parts.iter().all(|part| part.runs.is_some());
+            if !parts.is_empty() {
+                regions.push((region, parts));
+            }
+        });
+        is_whole.then_some(regions)
+    }
+
+    /// The memory that the places of entries take, segment by segment.
+    pub fn index_bytes(&self) -> BTreeMap<SegmentId, u64> {
+        let mut bytes = BTreeMap::new();
+        self.each_region(|tables, region| {
+            let log = tables.index.regions.get(&region);
+            for part in log.into_iter().flat_map(|log| &log.parts) {
+                let taken = part.runs.as_ref().map_or(0, |runs| runs.memory_bytes());
+                *bytes.entry(part.segment).or_default() += taken;
+            }
+        });
+        bytes
+    }
+
+    fn forget_beyond_limit(&self) {
+        let bytes = self.index_bytes();
+        let mut total: u64 = bytes.values().sum();
+        let mut chosen = BTreeSet::new();
+        for (segment, taken) in bytes {
+            let has_footer = |i: &Info| i.footer.is_some();
+            let is_sealed = self
+                .read_tables()
+                .segments
+                .get(&segment)
+                .is_some_and(has_footer);
+            if total > self.options.index_bytes_max && is_sealed && taken > 0 {
+                chosen.insert(segment);
+                total -= taken;
+            }
+        }
+        if chosen.is_empty() {
+            return;
+        }
+        let regions: Vec<RegionId> = self.read_tables().index.regions.keys().copied().collect();
+        for some in regions.chunks(REGIONS_AT_A_TIME) {
+            let mut tables = self.write_tables();
+            for region in some {
+                tables
+                    .index
+                    .forget(*region, |segment| chosen.contains(&segment));
+            }
+        }
+    }
+
+    fn checkpoint_if_due(&self, upkeep: &mut Upkeep) -> Result<()> {
+        let logged = self.counters.log_bytes.load(Relaxed);
+        let grown = logged - upkeep.logged_bytes;
+        let position = self.read_tables().position;
+        let is_worth_it = grown >= GROWTH_PER_CHECKPOINT * upkeep.checkpoint_bytes;
+        let is_long = grown >= self.options.segment_bytes || self.has_dead();
+        if upkeep.checkpointed == Some(position) || !is_worth_it || !is_long {
+            return Ok(());
+        }
+        let (dead, bytes) = self.checkpoint(false)?;
+        (upkeep.checkpoint_bytes, upkeep.logged_bytes) = (bytes, logged);
+        upkeep.checkpointed = Some(position);
+        if upkeep
+            .cold
+            .as_ref()
+            .is_some_and(|cold| dead.contains(&cold.id()))
+        {
+            upkeep.cold = None;
+        }
+        self.retire(&dead);
+        Ok(())
+    }
+
+    fn has_dead(&self) -> bool {
+        let tables = self.read_tables();
+        tables.segments.values().any(|info| tables.is_dead(info))
+    }
+
+    /// Writes a checkpoint of the log as it is now. Returns the segments that it does without, and its
+    /// size. With `is_sealed` nothing is being written.
+    fn checkpoint(&self, is_sealed: bool) -> Result<(Vec<SegmentId>, u64)> {
+        let (head, dead) = self.read_tables().summary(self, is_sealed);
+        let write = || {
+            let mut writer = Writer::new(&head);
+            self.each_region(|tables, region| {
+                if let Some(log) = tables.index.regions.get(&region) {
+                    writer.region(region, log);
+                }
+            });
+            if !is_sealed {
+                // It may have caught batches that are not durable yet.
+                self.submit_and_wait(Encoded::default(), true)?;
+            }
+            writer.finish(&*self.fs, &self.dir)
+        };
+        let mut written = write();
+        // A spare is worth less than a checkpoint, which frees others.
+        while matches!(written, Err(Error::DiskFull { .. })) && self.pool.shed()? {
+            written = write();
+        }
+        self.counters.checkpoints.fetch_add(1, Relaxed);
+        Ok((dead, written?))
+    }
+
+    /// Gives up segments that the durable checkpoint does not name.
+    fn retire(&self, dead: &[SegmentId]) {
+        for id in dead {
+            let info = self.write_tables().segments.remove(id);
+            if let Some(info) = info {
+                self.pool.recycle(info.segment);
+            }
+        }
+    }
+}
+
+impl Tables {
+    /// Whether nothing of a segment is needed once a checkpoint of now is durable. One that copies go
+    /// to may be dead for a moment; it has none of the log's own frames.
+    fn is_dead(&self, info: &Info) -> bool {
+        let id = info.identity.segment;
+        let is_done = info.is_cold || id < self.position.segment;
+        is_done && self.index.usages.of(id).parts == 0
+    }
+
+    fn summary(&self, core: &Core, is_sealed: bool) -> (Head, Vec<SegmentId>) {
+        let (mut segments, mut dead) = (Vec::new(), Vec::new());
+        for info in self.segments.values() {
+            let id = info.identity.segment;
+            if self.is_dead(info) {
+                dead.push(id);
+            } else if info.is_cold || id <= self.position.segment {
+                segments.push(Row {
+                    identity: info.identity,
+                    is_cold: info.is_cold,
+                    end: info.end,
+                    footer: info.footer,
+                });
+            }
+        }
+        let head = Head {
+            store: core.store,
+            incarnation: core.incarnation(),
+            next: core.pool.next(),
+            position: self.position,
+            is_sealed,
+            segments,
+        };
+        (head, dead)
+    }
+}

@@ -1,0 +1,208 @@
+//! EIO and a full disk at every operation.
+
+use std::cell::Cell;
+use std::io::ErrorKind;
+
+use peerstore::memory::{Lost, MemFs};
+use peerstore::segment_log::SegmentLog;
+use peerstore::{Durability, Error, LogBatch, RaftLogStorage, Result};
+
+use crate::support::{Content, Expected, Random, Step, Writer, content, entry, open, options};
+
+const STEPS: usize = 45;
+
+/// Lives until a step fails. Returns the failure and what may be there.
+fn live(fs: &MemFs, seed: u64) -> (Option<SegmentLog>, Option<Error>, Expected) {
+    let mut expected = Expected::new();
+    let log = match open(fs, &options()) {
+        Ok(log) => log,
+        Err(error) => return (None, Some(error), expected),
+    };
+    let mut writer = Writer::new(seed, 3, 900);
+    for _ in 0..STEPS {
+        if let Err(error) = take(&log, &mut expected, writer.step()) {
+            return (Some(log), Some(error), expected);
+        }
+    }
+    (Some(log), None, expected)
+}
+
+fn take(log: &SegmentLog, expected: &mut Expected, step: Step) -> Result<()> {
+    match step {
+        Step::Write(batch, durability) => {
+            expected.begin(&batch);
+            log.write(&batch, durability)?;
+            if durability == Durability::Synced {
+                expected.synced();
+            }
+        }
+        Step::Sync => {
+            log.sync()?;
+            expected.synced();
+        }
+        Step::Maintain => log.maintain()?,
+    }
+    Ok(())
+}
+
+fn operations(seed: u64) -> u64 {
+    let fs = MemFs::new();
+    let (log, error, _) = live(&fs, seed);
+    assert!(error.is_none(), "{error:?}");
+    let operations = fs.operations();
+    drop(log);
+    operations
+}
+
+fn probe() -> LogBatch {
+    let mut batch = LogBatch::default();
+    batch.append(99.into(), vec![entry(1, 1, b"probe".to_vec())]);
+    batch
+}
+
+/// That the content is one that may be there, the probe aside.
+fn check(expected: &Expected, seen: Result<Content>, what: &str) {
+    let mut seen = seen.unwrap_or_else(|e| panic!("{what}: {e}"));
+    seen.0.remove(&99);
+    if let Err(wrong) = expected.position(&seen) {
+        panic!("{what}: {wrong}\n{seen:?}");
+    }
+}
+
+#[test]
+fn no_success_is_reported_after_a_failed_operation() {
+    let mut poisoned = 0;
+    for at in 0..operations(3) {
+        let fs = MemFs::new();
+        fs.fail_at(at, ErrorKind::Other);
+        let (log, error, expected) = live(&fs, 3);
+        let op = fs.history().get(at as usize).cloned();
+        let what = format!("EIO at {at} ({op:?})");
+        let Some((op, _)) = op else { continue };
+        let Some(log) = log else {
+            // The creation failed. Nothing was acknowledged; the next one succeeds.
+            assert!(error.is_some(), "{what}");
+            check(
+                &expected,
+                open(&fs.after_power_cut(Lost::Half, at), &options()).and_then(|l| content(&l)),
+                &what,
+            );
+            continue;
+        };
+        if let Some(error) = &error {
+            assert!(matches!(error, Error::Io { .. }), "{what}: {error}");
+            let is_read = ["read", "open", "measure", "list", "look up"].contains(&op);
+            let write = log.write(&probe(), Durability::Synced);
+            if !is_read {
+                assert!(
+                    matches!(write, Err(Error::Poisoned { .. })),
+                    "{what}: {write:?}"
+                );
+                assert!(matches!(log.sync(), Err(Error::Poisoned { .. })), "{what}");
+                poisoned += 1;
+            }
+            // What was acknowledged before can still be read.
+            check(&expected, content(&log), &what);
+        }
+        for lost in [Lost::Nothing, Lost::Half, Lost::Everything] {
+            let image = fs.after_power_cut(lost, at);
+            let seen = open(&image, &options()).and_then(|log| content(&log));
+            check(&expected, seen, &format!("{what}, then a cut, {lost:?}"));
+        }
+        // The pages of a failed fsync count as clean: what the next process serves it must write again.
+        let killed = fs.after_kill();
+        let next = open(&killed, &options()).unwrap_or_else(|e| panic!("{what}: {e}"));
+        let served = content(&next).expect("read");
+        check(
+            &expected,
+            Ok(served.clone()),
+            &format!("{what}, then a kill"),
+        );
+        let cut = open(&killed.after_power_cut(Lost::Everything, 0), &options());
+        let after = cut
+            .and_then(|log| content(&log))
+            .unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert_eq!(
+            after, served,
+            "{what}: what was served after a kill was lost in a cut"
+        );
+    }
+    assert!(poisoned > 50, "{poisoned} failures poisoned the log");
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_opens_again_while_it_is_full() {
+    let (mut refused, mut went_on) = (0, 0);
+    for kib in 20..160 {
+        let fs = MemFs::new();
+        let space = kib * 1024 + kib % 7 * 100;
+        fs.set_space(space);
+        let (log, error, expected) = live(&fs, 5);
+        let what = format!("a disk of {space} bytes");
+        let Some(log) = log else {
+            assert!(
+                matches!(error, Some(Error::DiskFull { .. })),
+                "{what}: {error:?}"
+            );
+            continue;
+        };
+        let Some(error) = error else { continue };
+        assert!(matches!(error, Error::DiskFull { .. }), "{what}: {error}");
+        refused += 1;
+        check(&expected, content(&log), &what);
+        // Killed, and opened while it is still full.
+        let killed = fs.after_kill();
+        killed.set_space(space);
+        let seen = open(&killed, &options()).and_then(|log| content(&log));
+        check(&expected, seen, &format!("{what}, opened while it is full"));
+        for lost in [Lost::Half, Lost::Everything] {
+            let image = fs.after_power_cut(lost, kib);
+            image.set_space(space);
+            let seen = open(&image, &options()).and_then(|log| content(&log));
+            check(&expected, seen, &format!("{what}, after a cut"));
+        }
+        // Nothing is poisoned: with space the same log goes on.
+        fs.set_space(u64::MAX / 2);
+        log.write(&probe(), Durability::Synced)
+            .unwrap_or_else(|e| panic!("{what}: {e}"));
+        went_on += 1;
+        let seen = open(&fs.after_power_cut(Lost::Everything, 0), &options());
+        let seen = seen.unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert!(
+            seen.read_entry(99.into(), 1).expect("read").is_some(),
+            "{what}"
+        );
+    }
+    assert!(
+        refused > 30 && went_on == refused,
+        "{refused} refused, {went_on} went on"
+    );
+}
+
+#[test]
+fn compacting_makes_room_on_a_full_disk() {
+    let fs = MemFs::new();
+    let log = open(&fs, &options()).expect("open");
+    fs.set_space(100 << 10);
+    let next = Cell::new(1);
+    let write = |log: &SegmentLog| -> Result<()> {
+        let mut batch = LogBatch::default();
+        let data = Random(next.get()).bytes(3_000);
+        batch.append(1.into(), vec![entry(next.get(), 1, data)]);
+        log.write(&batch, Durability::Synced)?;
+        next.set(next.get() + 1);
+        Ok(())
+    };
+    let error = (0..100)
+        .find_map(|_| write(&log).err())
+        .expect("it gets full");
+    assert!(matches!(error, Error::DiskFull { .. }), "{error}");
+    for round in 0..3 {
+        let mut batch = LogBatch::default();
+        batch.remove(1.into(), 0..next.get());
+        // A small batch finds room in the segment that is open.
+        log.write(&batch, Durability::Synced).expect("remove");
+        log.maintain().expect("maintain");
+        write(&log).unwrap_or_else(|e| panic!("round {round}: {e}"));
+    }
+}
