@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use crate::error::{Error, Result};
+use crate::scan::{Moment, Page, Scan};
 use crate::types::{Durability, KeyRange, RegionId};
 
 /// A part of the application store with keys of its own.
@@ -12,7 +13,8 @@ pub enum Keyspace {
     Data,
     /// Its secondary indexes.
     Index,
-    /// When its keys expire.
+    /// Its values that expire, as the records that [`ApplyBatch::put_until`](crate::ApplyBatch::put_until)
+    /// makes. Who writes other bytes here by hand keeps them, and cannot use what expires.
     Ttl,
     /// RaftApplyState, by region.
     ApplyState,
@@ -53,7 +55,7 @@ impl Keyspace {
     }
 }
 
-/// What a scan calls for each key and value, in ascending order of the keys.
+/// What a scan calls for each key and value, in the order of the keys.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>> + 'a;
 
 /// Reading keys.
@@ -75,6 +77,23 @@ pub trait DataRead {
     /// # Errors
     /// Those of the store, and what `visit` answers.
     fn scan(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()>;
+
+    /// The same from the last key to the first.
+    ///
+    /// # Errors
+    /// As [`DataRead::scan`].
+    fn scan_back(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()>;
+
+    /// The keys and values that `scan` asks for, as of one moment, with a cursor to what comes behind
+    /// them. The next page is as of its own moment; a
+    /// [`ReadTransaction`](crate::ReadTransaction) has all of them as of one.
+    ///
+    /// # Errors
+    /// `CursorInvalid` if the cursor of `scan` is not of this scan, `CursorExpired` if it is of a read
+    /// transaction; those of the store.
+    fn page(&self, keyspace: Keyspace, scan: &Scan) -> Result<Page> {
+        scan.page(self, keyspace, Moment::NOW)
+    }
 }
 
 /// The data of every region of a node, and the states that move with it.
@@ -92,6 +111,7 @@ pub trait ApplicationDataStorage: DataRead + Send + Sync {
     fn write(&self, batch: &AppBatch, durability: Durability) -> Result<()>;
 
     /// A view of this moment, which later writes do not change. It holds resources until dropped.
+    /// [`ReadTransaction`](crate::ReadTransaction) makes a transaction of it, which reads page by page.
     ///
     /// # Errors
     /// Those of the store.
@@ -226,6 +246,17 @@ pub enum AppOp<'a> {
         /// The first key kept.
         end: &'a [u8],
     },
+}
+
+impl AppOp<'_> {
+    /// Where it writes.
+    pub fn keyspace(&self) -> Keyspace {
+        match self {
+            AppOp::Put { keyspace, .. }
+            | AppOp::Delete { keyspace, .. }
+            | AppOp::DeleteRange { keyspace, .. } => *keyspace,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -3,12 +3,16 @@
 //! An error says where, what was found and what was expected, and, where there is something to be
 //! done, what. A call that returned an error has changed nothing, unless its documentation says so.
 
+mod recovery;
+
 use std::path::{Path, PathBuf};
 
 use raft::StorageError;
 
 use crate::proto::{Peer, Region, RegionEpoch};
 use crate::types::{KeyRange, RegionId};
+
+pub use recovery::RecoveryError;
 
 /// The result of this crate's calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -351,6 +355,58 @@ pub enum Error {
         /// How many there are.
         left: u64,
     },
+    /// A cursor is not one that this scan gave.
+    #[error("the cursor cannot be used: {reason}; begin the scan again without one")]
+    CursorInvalid {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A cursor is of another read transaction, whose moment may be gone.
+    #[error("the cursor is of another read transaction; begin the scan again without one")]
+    CursorExpired,
+    /// Somebody else has changed what a transaction writes, or has read for update. Nothing was written.
+    #[error("another transaction has changed the same keys; begin again")]
+    TransactionConflict,
+    /// A value that is to be counted up is no number.
+    #[error("the value of key \"{}\" is not a decimal number of 64 bits; it was left as it is", .key.escape_ascii())]
+    NotANumber {
+        /// The key.
+        key: Vec<u8>,
+    },
+    /// A number would become too large to count on. It was left as it is.
+    #[error("{present} under key \"{}\" plus {by} does not fit into 64 bits; it was left as it is", .key.escape_ascii())]
+    NumberOverflow {
+        /// The key.
+        key: Vec<u8>,
+        /// The number.
+        present: i64,
+        /// What was to be added.
+        by: i64,
+    },
+    /// There is no such index.
+    #[error("there is no index {name:?}; create it first")]
+    IndexNotFound {
+        /// Its name.
+        name: String,
+    },
+    /// The index is there already.
+    #[error("the index {name:?} exists already; drop it first")]
+    IndexExists {
+        /// Its name.
+        name: String,
+    },
+    /// An index needs an extractor that was not given when the store was opened.
+    #[error("the index {name:?} has no extractor; give one of that name when the store is opened")]
+    IndexWithoutExtractor {
+        /// Its name.
+        name: String,
+    },
+    /// An index is not complete, because an import has failed half-way.
+    #[error("the index {name:?} is not complete; open the store again, which builds it")]
+    IndexNotReady {
+        /// Its name.
+        name: String,
+    },
     /// A background worker is gone: its node was shut down.
     #[error("the {worker} worker is gone; the node was shut down")]
     WorkerGone {
@@ -367,112 +423,6 @@ pub enum Error {
         message: String,
     },
 }
-
-/// How the stored states of a region contradict each other. Each names a rule of
-/// `docs/architecture.md`; none is repaired silently, because each means lost or foreign data.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RecoveryError {
-    /// Rule 1.
-    #[error(
-        "commit {commit} is beyond last index {last_index}: acknowledged entries are gone; {REMOVE}"
-    )]
-    CommitBeyondLog {
-        /// The larger of the two recorded commits.
-        commit: u64,
-        /// The end of the log.
-        last_index: u64,
-    },
-    /// Rule 2.
-    #[error(
-        "applied commit {index} has term {got:?} in the log, {expected} was recorded: the log is not the one that was applied; {REMOVE}"
-    )]
-    CommitTermMismatch {
-        /// The recorded commit.
-        index: u64,
-        /// The term in the log, if the entry is there.
-        got: Option<u64>,
-        /// The term that was recorded.
-        expected: u64,
-    },
-    /// Rule 3.
-    #[error(
-        "hard state has term {got}, an entry of term {expected} was committed: a vote was lost; {REMOVE}"
-    )]
-    TermBehindCommit {
-        /// The term of the hard state.
-        got: u64,
-        /// The term of the recorded commit.
-        expected: u64,
-    },
-    /// Rule 4.
-    #[error(
-        "last index {last_index} is neither in the log nor the truncated index {truncated_index}; {REMOVE}"
-    )]
-    LastEntryMissing {
-        /// The recorded end of the log.
-        last_index: u64,
-        /// Where the log was cut.
-        truncated_index: u64,
-    },
-    /// Rule 5.
-    #[error(
-        "applied index {applied} is neither in the log nor the truncated index {truncated_index}; {REMOVE}"
-    )]
-    AppliedEntryMissing {
-        /// The applied index.
-        applied: u64,
-        /// Where the log was cut.
-        truncated_index: u64,
-    },
-    /// Rule 6.
-    #[error(
-        "applied index {applied} is beyond last index {last_index}: the log store is older than the data; {REMOVE}"
-    )]
-    AppliedBeyondLog {
-        /// The applied index.
-        applied: u64,
-        /// The end of the log.
-        last_index: u64,
-    },
-    /// Raft itself refuses to start like this; no order of our writes leads here.
-    #[error("applied index {applied} is beyond commit {commit}; {REMOVE}")]
-    AppliedBeyondCommit {
-        /// The applied index.
-        applied: u64,
-        /// The larger of the two recorded commits.
-        commit: u64,
-    },
-    /// Rule 7.
-    #[error("the region has peers but no hard state: its vote is gone; {REMOVE}")]
-    HardStateMissing,
-    /// Rule 11.
-    #[error("state is Applying, but the snapshot state saved for it is missing; {REMOVE}")]
-    PendingSnapshotMissing,
-    /// Rule 10.
-    #[error("state is Applying, and its snapshot file {name} cannot be read ({reason}); {REMOVE}")]
-    SnapshotFileMissing {
-        /// The name of the file.
-        name: String,
-        /// Why not.
-        reason: String,
-    },
-    /// A state that must be there is not.
-    #[error("{what} is missing; {REMOVE}")]
-    StateMissing {
-        /// Which one.
-        what: &'static str,
-    },
-    /// Raft could not restore this configuration.
-    #[error("its configuration is invalid: {reason}; {REMOVE}")]
-    ConfStateInvalid {
-        /// What is wrong with it.
-        reason: String,
-    },
-}
-
-/// What a user can do about a replica that contradicts itself.
-const REMOVE: &str = "remove this replica by conf change and add a new one, or restore a backup";
 
 impl Error {
     /// Stored bytes that are not what was written.

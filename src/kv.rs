@@ -1,6 +1,9 @@
 //! A state machine that is ready to use: keys, values and what is done to them. Uses: state_machine,
-//! app_store, types, error. Never does I/O of its own.
+//! app_store, transaction, types, error. Never does I/O of its own.
 
+#[cfg(test)]
+#[path = "kv/expiring/tests.rs"]
+mod expiring_tests;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -9,6 +12,7 @@ use raft::eraftpb::{Entry, EntryType};
 
 use crate::error::Result;
 use crate::state_machine::{ApplyBatch, StateMachine};
+use crate::transaction::decimal;
 use crate::types::KeyRange;
 
 /// What is done to keys and values. The data of an entry is what [`KvCommand::encode`] gives.
@@ -31,6 +35,32 @@ pub enum KvCommand {
         /// The value, which may be empty.
         value: Vec<u8>,
     },
+    /// Puts `value` under `key` until `expires_at_ms`: at that time it is gone. Where the region's clock
+    /// has passed it, or the time of [`KvCommand::At`], the key is removed. The reply is
+    /// [`KvReply::Done`].
+    PutUntil {
+        /// The key.
+        key: Vec<u8>,
+        /// The value, which may be empty.
+        value: Vec<u8>,
+        /// When it expires: milliseconds of the clock that all commands go by, as the proposer read it.
+        expires_at_ms: u64,
+    },
+    /// Does `command` as of a time: what has expired by then is not there. A command without a time sees
+    /// all that has not expired by the region's clock. The reply is that of the command.
+    At {
+        /// The time, in milliseconds, as the proposer read it.
+        now_ms: u64,
+        /// What is done.
+        command: Box<KvCommand>,
+    },
+    /// Moves the region's clock on to `now_ms`: what has expired by then is gone for every later command
+    /// and read, whatever its time, and its space is reclaimed. To be proposed now and then: a minute is
+    /// often. The reply is [`KvReply::Done`].
+    ExpireUntil {
+        /// The time, in milliseconds. One that has passed does nothing.
+        now_ms: u64,
+    },
     /// Removes `key`; it need not exist. The reply is [`KvReply::Done`].
     Delete {
         /// The key.
@@ -41,7 +71,7 @@ pub enum KvCommand {
         /// The range, which lies in the region as a whole.
         range: KeyRange,
     },
-    /// Changes `key` if it has the value that is expected. The reply is [`KvReply::Swapped`] or
+    /// Changes `key` if it has the value that is expected; what it gets does not expire. The reply is [`KvReply::Swapped`] or
     /// [`KvReply::NotSwapped`].
     CompareAndSwap {
         /// The key.
@@ -52,7 +82,8 @@ pub enum KvCommand {
         new: Option<Vec<u8>>,
     },
     /// Adds `by` to a number: an `i64` in decimal, as `i64::to_string` writes it and in no other way. A
-    /// key that does not exist counts as 0. The reply is [`KvReply::Incremented`].
+    /// key that does not exist counts as 0. A number that expires does so at the same time as before. The
+    /// reply is [`KvReply::Incremented`].
     Increment {
         /// The key.
         key: Vec<u8>,
@@ -202,77 +233,97 @@ impl KvStateMachine {
     /// # Errors
     /// Those of the data store. Nothing of the command is in the batch then.
     pub fn apply_command(command: &KvCommand, batch: &mut ApplyBatch<'_>) -> Result<KvReply> {
-        let inside = match command {
-            KvCommand::Put { key, .. }
-            | KvCommand::Delete { key }
-            | KvCommand::CompareAndSwap { key, .. }
-            | KvCommand::Increment { key, .. } => batch.contains(key),
-            KvCommand::DeleteRange { range } => batch.contains_range(range),
-            KvCommand::Batch(_) => true,
-        };
-        if !inside {
-            let region = batch.range().clone();
-            return Ok(KvReply::Refused(KvRefusal::OutOfRange { region }));
-        }
-        match command {
-            KvCommand::Put { key, value } => batch.put(key, value),
-            KvCommand::Delete { key } => batch.delete(key),
-            KvCommand::DeleteRange { range } => batch.delete_range(range),
-            KvCommand::CompareAndSwap { key, expected, new } => {
-                return swap(batch, key, expected, new);
-            }
-            KvCommand::Increment { key, by } => return increment(batch, key, *by),
-            KvCommand::Batch(commands) => return apply_all(batch, commands),
-        }
-        Ok(KvReply::Done)
+        apply_at(0, command, batch)
     }
 }
 
+/// Does `command` as of `now_ms`.
+fn apply_at(now_ms: u64, command: &KvCommand, batch: &mut ApplyBatch<'_>) -> Result<KvReply> {
+    let inside = match command {
+        KvCommand::Put { key, .. }
+        | KvCommand::PutUntil { key, .. }
+        | KvCommand::Delete { key }
+        | KvCommand::CompareAndSwap { key, .. }
+        | KvCommand::Increment { key, .. } => batch.contains(key),
+        KvCommand::DeleteRange { range } => batch.contains_range(range),
+        KvCommand::Batch(_) | KvCommand::At { .. } | KvCommand::ExpireUntil { .. } => true,
+    };
+    if !inside {
+        let region = batch.range().clone();
+        return Ok(KvReply::Refused(KvRefusal::OutOfRange { region }));
+    }
+    match command {
+        KvCommand::Put { key, value } => batch.put_to_stay(key, value)?,
+        KvCommand::PutUntil {
+            key, expires_at_ms, ..
+        } if *expires_at_ms <= now_ms => batch.remove(key)?,
+        KvCommand::PutUntil {
+            key,
+            value,
+            expires_at_ms,
+        } => batch.put_until(key, value, *expires_at_ms)?,
+        KvCommand::Delete { key } => batch.remove(key)?,
+        KvCommand::DeleteRange { range } => batch.remove_range(range)?,
+        KvCommand::CompareAndSwap { key, expected, new } => {
+            return swap(now_ms, batch, key, expected, new);
+        }
+        KvCommand::Increment { key, by } => return increment(now_ms, batch, key, *by),
+        KvCommand::ExpireUntil { now_ms } => batch.expire_until(*now_ms)?,
+        KvCommand::At {
+            now_ms: at,
+            command,
+        } => {
+            return apply_at(now_ms.max(*at), command, batch);
+        }
+        KvCommand::Batch(commands) => return apply_all(now_ms, batch, commands),
+    }
+    Ok(KvReply::Done)
+}
+
 fn swap(
+    now_ms: u64,
     batch: &mut ApplyBatch<'_>,
     key: &[u8],
     expected: &Option<Vec<u8>>,
     new: &Option<Vec<u8>>,
 ) -> Result<KvReply> {
-    let present = batch.get(key)?;
+    let present = batch.present_at(key, now_ms)?.map(|present| present.value);
     if present != *expected {
         return Ok(KvReply::NotSwapped { present });
     }
     match new {
-        Some(new) => batch.put(key, new),
-        None => batch.delete(key),
+        Some(new) => batch.put_to_stay(key, new)?,
+        None => batch.remove(key)?,
     }
     Ok(KvReply::Swapped)
 }
 
-fn increment(batch: &mut ApplyBatch<'_>, key: &[u8], by: i64) -> Result<KvReply> {
-    let present = match batch.get(key)? {
-        Some(value) => number(&value),
+fn increment(now_ms: u64, batch: &mut ApplyBatch<'_>, key: &[u8], by: i64) -> Result<KvReply> {
+    let present = batch.present_at(key, now_ms)?;
+    let expires_at_ms = present.as_ref().and_then(|p| p.expires_at_ms);
+    let number = match present {
+        Some(present) => decimal(&present.value),
         None => Some(0),
     };
-    let Some(present) = present else {
+    let Some(number) = number else {
         return Ok(KvReply::Refused(KvRefusal::NotANumber));
     };
-    let Some(sum) = present.checked_add(by) else {
-        return Ok(KvReply::Refused(KvRefusal::Overflow { present }));
+    let Some(sum) = number.checked_add(by) else {
+        return Ok(KvReply::Refused(KvRefusal::Overflow { present: number }));
     };
-    batch.put(key, sum.to_string());
+    let value = sum.to_string();
+    match expires_at_ms {
+        Some(expires_at_ms) => batch.put_until(key, value, expires_at_ms)?,
+        None => batch.put_to_stay(key, value.as_bytes())?,
+    }
     Ok(KvReply::Incremented(sum))
 }
 
-/// The number that `value` is. Only its own decimal form is one, so that no replica can read it in
-/// another way and what is compared and swapped is what was counted.
-fn number(value: &[u8]) -> Option<i64> {
-    let text = std::str::from_utf8(value).ok()?;
-    let number: i64 = text.parse().ok()?;
-    (number.to_string() == text).then_some(number)
-}
-
-fn apply_all(batch: &mut ApplyBatch<'_>, commands: &[KvCommand]) -> Result<KvReply> {
+fn apply_all(now_ms: u64, batch: &mut ApplyBatch<'_>, commands: &[KvCommand]) -> Result<KvReply> {
     let mark = batch.mark();
     let mut replies = Vec::with_capacity(commands.len());
     for (at, command) in (0..).zip(commands) {
-        let reply = KvStateMachine::apply_command(command, batch);
+        let reply = apply_at(now_ms, command, batch);
         match reply {
             Ok(reply) if reply.is_done() => replies.push(reply),
             Ok(reply) => {

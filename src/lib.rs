@@ -68,6 +68,9 @@
 //! | add a peer that has nothing | [`CompositeStorage::create_uninitialized`] |
 //! | set a node up | [`Config`], from code or from YAML |
 //! | bring a log or a data store of your own | [`RaftLogStorage`], [`ApplicationDataStorage`], [`CompositeStorage::from_parts`], and the suites of `conformance` |
+//! | scan page by page, or in transactions | [`Scan`], [`ReadTransaction`], [`TransactionalStorage`] |
+//! | let values expire, find keys by their values | [`KvCommand::PutUntil`], [`IndexedData`] |
+//! | take data out and in again | [`export_data`], [`import_data`] |
 //! | write a state machine, or take one of keys and values | [`StateMachine`], [`ApplyBatch`], [`KvStateMachine`] |
 //! | test against power cuts, failing disks and bad networks | [`memory`] |
 //! | see a region | [`dot::live`] |
@@ -112,7 +115,10 @@ pub mod conformance;
 pub mod dot;
 mod entry_cache;
 mod error;
+mod expiry;
+mod export;
 mod fs;
+mod indexed;
 pub mod keys;
 mod kv;
 mod logger;
@@ -127,6 +133,7 @@ mod raft_log;
 mod reader;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
+mod scan;
 pub mod segment_log;
 mod size;
 mod snapshot_data;
@@ -137,6 +144,7 @@ mod state_machine;
 mod store;
 pub mod tcp;
 mod ticket;
+mod transaction;
 mod transport;
 mod types;
 mod workers;
@@ -152,7 +160,9 @@ pub use config::{
 };
 pub use entry_cache::CacheStats;
 pub use error::{Error, RecoveryError, Result};
+pub use export::{export_data, import_data};
 pub use fs::{DiskFs, File, FileLock, FileSystem};
+pub use indexed::{Extractor, IndexQuery, IndexedData};
 pub use kv::{KvCommand, KvRefusal, KvReply, KvStateMachine};
 pub use logger::raft_logger;
 pub use peer::REGION_TRANSITIONS;
@@ -166,17 +176,19 @@ pub use proto::{
 };
 pub use raft_log::{LogBatch, LogOp, LogStats, RaftLogStorage};
 pub use reader::Reader;
+pub use scan::{Cursor, Page, Scan};
 pub use snapshot_data::{RaftSnapshotData, SNAPSHOT_DATA_VERSION};
 pub use snapshot_store::{
     RaftSnapshotStorage, SnapshotFile, SnapshotId, SnapshotInfo, SnapshotKey, SnapshotMeta,
     SnapshotReader, SnapshotReceiver, SnapshotVerdict, SnapshotWriter,
 };
-pub use state_machine::{ApplyBatch, StateMachine};
+pub use state_machine::{ApplyBatch, Present, StateMachine};
 pub use store::{
     ChangePeer, RegionProgress, RegionStage, RegionStatus, SteppedStore, Store, StoreOptions,
     StorePart, StoreStats,
 };
 pub use ticket::Ticket;
+pub use transaction::{DataTransaction, ReadTransaction, TransactionalStorage, WriteTransaction};
 pub use transport::{
     ENTRIES_MAX, Inbox, MessageError, PeerBody, PeerMessage, Placement, RegionReport, StoreMessage,
     Transport,

@@ -1,11 +1,13 @@
 //! A linearizable read: a view of the data in which everything is that was acknowledged before the read
-//! was asked for. Uses: app_store, proto.
+//! was asked for. Uses: app_store, scan, expiry, proto.
 
 use std::sync::Arc;
 
 use crate::app_store::{DataRead, DataView, Keyspace, Visit};
 use crate::error::{Error, Result};
+use crate::expiry::{self, At};
 use crate::proto::{Region, RegionLocalState};
+use crate::scan::{Page, Scan};
 use crate::types::KeyRange;
 
 /// A view of one region, pinned to a moment after the read was asked for. It reads the region's own
@@ -25,13 +27,47 @@ impl Reader {
         &self.region.region
     }
 
-    /// The value of `key`, if it has one.
+    /// The value of `key`, if it has one. What expires is there until the region's clock has passed it:
+    /// see [`Reader::value_at`].
     ///
     /// # Errors
     /// `KeyOutOfRange` if the region does not hold it (any more); those of the data store.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.value_at(key, 0)
+    }
+
+    /// The value of `key`, unless it has expired by `now_ms`, in milliseconds of the clock that the
+    /// commands go by, or by the region's clock.
+    ///
+    /// # Errors
+    /// As [`Reader::get`].
+    pub fn value_at(&self, key: &[u8], now_ms: u64) -> Result<Option<Vec<u8>>> {
         self.check(&KeyRange::new(key, [key, &[0]].concat()), key)?;
-        self.view.get(Keyspace::Data, key)
+        match self.view.get(Keyspace::Data, key)? {
+            Some(value) => Ok(Some(value)),
+            None => self.at(now_ms)?.expiring(key),
+        }
+    }
+
+    /// The values of `keys`, in their order, as of one moment.
+    ///
+    /// # Errors
+    /// As [`Reader::get`].
+    pub fn values_at(&self, keys: &[&[u8]], now_ms: u64) -> Result<Vec<Option<Vec<u8>>>> {
+        for key in keys {
+            self.check(&KeyRange::new(*key, [*key, &[0]].concat()), key)?;
+        }
+        self.at(now_ms)?.multi_get(Keyspace::Data, keys)
+    }
+
+    /// A page of what has not expired by `now_ms`. Its cursor goes on in other reads too.
+    ///
+    /// # Errors
+    /// `CursorInvalid` if the cursor is not of this scan; `KeyOutOfRange` if the region does not hold all
+    /// of the range (any more); those of the data store.
+    pub fn page_at(&self, scan: &Scan, now_ms: u64) -> Result<Page> {
+        self.check(scan.range(), &scan.range().start)?;
+        self.at(now_ms)?.page(Keyspace::Data, scan)
     }
 
     /// Visits every key of the half-open `range`, ascending, until `visit` breaks.
@@ -41,7 +77,15 @@ impl Reader {
     /// what `visit` answers.
     pub fn scan(&self, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
         self.check(range, &range.start)?;
-        self.view.scan(Keyspace::Data, range, visit)
+        self.at(0)?.scan(Keyspace::Data, range, visit)
+    }
+
+    fn at(&self, now_ms: u64) -> Result<At<'_, dyn DataView>> {
+        let clock = expiry::clock(&*self.view, &self.region.region.start_key)?;
+        Ok(At {
+            data: &*self.view,
+            now_ms: now_ms.max(clock),
+        })
     }
 
     /// The whole data of the view, where the caller sees to the range itself.

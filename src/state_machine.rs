@@ -1,6 +1,7 @@
 //! The seam to the user's state machine, and the batch that it reads through and writes into.
 //! Uses: app_store, types, error.
 
+mod expiring;
 mod overlay;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use crate::app_store::{AppBatch, AppOp, BatchMark, DataRead, Keyspace, Visit};
 use crate::error::{Error, Result};
 use crate::types::{KeyRange, RegionId};
 
+pub use expiring::Present;
 use overlay::{Found, Overlay};
 
 /// What committed entries do to the data of their region.
@@ -75,8 +77,10 @@ pub struct ApplyBatch<'a> {
     conf_states: Vec<ConfState>,
     data: &'a dyn DataRead,
     range: &'a KeyRange,
-    // Invariant: if it is there, it is of all of `writes`.
-    overlay: OnceCell<Overlay>,
+    // Of `Keyspace::Data` and `Keyspace::Ttl`. Invariant: if one is there, it is of all of `writes`.
+    overlays: [OnceCell<Overlay>; 2],
+    // Whether anything of the region expires, or did when the batch began.
+    expires: OnceCell<bool>,
 }
 
 /// A place in an [`ApplyBatch`] to go back to.
@@ -97,7 +101,8 @@ impl<'a> ApplyBatch<'a> {
             conf_states: Vec::new(),
             data,
             range,
-            overlay: OnceCell::new(),
+            overlays: [const { OnceCell::new() }; 2],
+            expires: OnceCell::new(),
         }
     }
 
@@ -151,13 +156,17 @@ impl<'a> ApplyBatch<'a> {
     /// # Errors
     /// Those of the store.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.read_in(Keyspace::Data, key)
+    }
+
+    fn read_in(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>> {
         if !self.contains(key) {
             return Ok(None);
         }
-        match self.overlay().find(key) {
+        match self.overlay(keyspace).find(key) {
             Found::Written(place) => Ok(self.value_at(place).map(<[u8]>::to_vec)),
             Found::Deleted => Ok(None),
-            Found::Untouched => self.data.get(Keyspace::Data, key),
+            Found::Untouched => self.data.get(keyspace, key),
         }
     }
 
@@ -172,7 +181,8 @@ impl<'a> ApplyBatch<'a> {
             return Ok(());
         }
         let value_at = |place| self.value_at(place);
-        self.overlay().scan(self.data, &range, &value_at, visit)
+        self.overlay(Keyspace::Data)
+            .scan(self.data, &range, &value_at, visit)
     }
 
     /// Sets the configuration that `RawNode::apply_conf_change` answered for an entry, so that it is
@@ -202,7 +212,7 @@ impl<'a> ApplyBatch<'a> {
     /// Forgets what was added since `mark` was taken of this batch, in the time that adding it took:
     /// what a failed entry leaves is nothing.
     pub(crate) fn rollback(&mut self, mark: ApplyMark) {
-        if let Some(overlay) = self.overlay.get_mut() {
+        for overlay in self.overlays.iter_mut().filter_map(OnceCell::get_mut) {
             overlay.rollback(&self.writes, mark.writes.operations());
         }
         self.writes.rollback(mark.writes);
@@ -235,9 +245,14 @@ impl<'a> ApplyBatch<'a> {
         Ok(self.writes)
     }
 
-    fn overlay(&self) -> &Overlay {
-        self.overlay.get_or_init(|| {
-            let mut overlay = Overlay::default();
+    fn overlay(&self, keyspace: Keyspace) -> &Overlay {
+        let place = match keyspace {
+            Keyspace::Data => 0,
+            Keyspace::Ttl => 1,
+            other => unreachable!("a state machine does not read {other:?}"),
+        };
+        self.overlays[place].get_or_init(|| {
+            let mut overlay = Overlay::new(keyspace);
             overlay.catch_up(&self.writes);
             overlay
         })
@@ -245,7 +260,7 @@ impl<'a> ApplyBatch<'a> {
 
     /// Keeps the invariant of the overlay after a write.
     fn index_writes(&mut self) {
-        if let Some(overlay) = self.overlay.get_mut() {
+        for overlay in self.overlays.iter_mut().filter_map(OnceCell::get_mut) {
             overlay.catch_up(&self.writes);
         }
     }

@@ -104,6 +104,24 @@ impl KeyRange {
         KeyRange::default()
     }
 
+    /// The keys that begin with `prefix`.
+    ///
+    /// ```
+    /// use peerstore::KeyRange;
+    /// assert_eq!(KeyRange::prefix("ab"), KeyRange::new("ab", "ac"));
+    /// assert_eq!(KeyRange::prefix([7, 0xff]), KeyRange::new([7, 0xff], [8]));
+    /// assert_eq!(KeyRange::prefix([0xff]), KeyRange::new([0xff], ""));
+    /// ```
+    pub fn prefix(prefix: impl Into<Vec<u8>>) -> Self {
+        let start: Vec<u8> = prefix.into();
+        let mut end = start.clone();
+        while end.pop_if(|last| *last == u8::MAX).is_some() {}
+        if let Some(last) = end.last_mut() {
+            *last += 1;
+        }
+        KeyRange { start, end }
+    }
+
     /// Whether `key` lies inside.
     pub fn contains(&self, key: &[u8]) -> bool {
         key >= self.start.as_slice() && (self.end.is_empty() || key < self.end.as_slice())

@@ -155,6 +155,7 @@ fn every_test_of_a_rule_that_is_named_exists() {
 fn every_link_between_the_documents_leads_somewhere() {
     for name in [
         "architecture.md",
+        "application-data.md",
         "data-model.md",
         "snapshot-format.md",
         "dependencies.md",

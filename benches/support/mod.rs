@@ -126,6 +126,11 @@ impl Samples {
         self.0.push(took.as_secs_f64());
     }
 
+    /// The figures of one call, where each sample is of so many.
+    pub fn each_of(&self, calls: f64) -> Samples {
+        Samples(self.0.iter().map(|seconds| seconds / calls).collect())
+    }
+
     /// The value below which the share `q` of the samples lies.
     pub fn quantile(&self, q: f64) -> f64 {
         let mut sorted = self.0.clone();

@@ -126,7 +126,7 @@ impl RawRocks {
     }
 }
 
-fn database() -> Options {
+pub fn database() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
@@ -145,7 +145,7 @@ fn database() -> Options {
     options
 }
 
-fn family(buffer_bytes: usize, table: &BlockBasedOptions) -> Options {
+pub fn family(buffer_bytes: usize, table: &BlockBasedOptions) -> Options {
     let mut options = Options::default();
     options.set_write_buffer_size(buffer_bytes);
     options.set_max_write_buffer_number(4);
@@ -155,7 +155,7 @@ fn family(buffer_bytes: usize, table: &BlockBasedOptions) -> Options {
     options
 }
 
-fn table(cache: &Cache, block_bytes: usize) -> BlockBasedOptions {
+pub fn table(cache: &Cache, block_bytes: usize) -> BlockBasedOptions {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
     table.set_block_size(block_bytes);

@@ -4,6 +4,7 @@
 //!
 //! - [`raft_log`] for a [`RaftLogStorage`],
 //! - [`app_store`] for an [`ApplicationDataStorage`],
+//! - [`transactions`] for a [`TransactionalStorage`],
 //! - [`raft_storage`] for anything that implements [`raft::Storage`], whatever it is built on.
 //!
 //! Every case gets a new, empty store. `run` goes through all of them and then panics with the names
@@ -48,11 +49,12 @@ pub mod app_store;
 pub mod raft_log;
 pub mod raft_storage;
 mod samples;
+pub mod transactions;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::{ApplicationDataStorage, RaftLogStorage, Result};
+use crate::{ApplicationDataStorage, RaftLogStorage, Result, TransactionalStorage};
 
 /// A store under test and how it is opened again. A store by itself is one that cannot be.
 pub trait Harness<S: ?Sized> {
@@ -86,6 +88,12 @@ impl<L: RaftLogStorage + 'static> Harness<dyn RaftLogStorage> for L {
 
 impl<D: ApplicationDataStorage + 'static> Harness<dyn ApplicationDataStorage> for D {
     fn store(&self) -> &(dyn ApplicationDataStorage + 'static) {
+        self
+    }
+}
+
+impl<T: TransactionalStorage + 'static> Harness<dyn TransactionalStorage> for T {
+    fn store(&self) -> &(dyn TransactionalStorage + 'static) {
         self
     }
 }

@@ -12,31 +12,31 @@ use crate::memory::MemoryData;
 use crate::state_machine::{ApplyBatch, StateMachine as _};
 use crate::types::{Durability, KeyRange};
 
-type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+pub(super) type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
-fn entry(data: Vec<u8>) -> Entry {
+pub(super) fn entry(data: Vec<u8>) -> Entry {
     let mut entry = Entry::default();
     entry.data = data.into();
     entry
 }
 
-fn put(key: &str, value: &str) -> KvCommand {
+pub(super) fn put(key: &str, value: &str) -> KvCommand {
     KvCommand::Put {
         key: key.into(),
         value: value.into(),
     }
 }
 
-fn delete(key: &str) -> KvCommand {
+pub(super) fn delete(key: &str) -> KvCommand {
     KvCommand::Delete { key: key.into() }
 }
 
-fn delete_range(start: &str, end: &str) -> KvCommand {
+pub(super) fn delete_range(start: &str, end: &str) -> KvCommand {
     let range = KeyRange::new(start, end);
     KvCommand::DeleteRange { range }
 }
 
-fn swap(key: &str, expected: Option<&str>, new: Option<&str>) -> KvCommand {
+pub(super) fn swap(key: &str, expected: Option<&str>, new: Option<&str>) -> KvCommand {
     KvCommand::CompareAndSwap {
         key: key.into(),
         expected: expected.map(Into::into),
@@ -44,14 +44,14 @@ fn swap(key: &str, expected: Option<&str>, new: Option<&str>) -> KvCommand {
     }
 }
 
-fn increment(key: &str, by: i64) -> KvCommand {
+pub(super) fn increment(key: &str, by: i64) -> KvCommand {
     KvCommand::Increment {
         key: key.into(),
         by,
     }
 }
 
-fn not_swapped(present: Option<&str>) -> KvReply {
+pub(super) fn not_swapped(present: Option<&str>) -> KvReply {
     KvReply::NotSwapped {
         present: present.map(Into::into),
     }
@@ -63,13 +63,13 @@ fn batch_refused(at: u64, because: KvReply) -> KvReply {
 }
 
 /// One replica of a region.
-struct Replica {
-    data: MemoryData,
-    region: KeyRange,
+pub(super) struct Replica {
+    pub data: MemoryData,
+    pub region: KeyRange,
 }
 
 impl Replica {
-    fn new(region: &KeyRange) -> Replica {
+    pub fn new(region: &KeyRange) -> Replica {
         Replica {
             data: MemoryData::new(),
             region: region.clone(),
@@ -77,7 +77,7 @@ impl Replica {
     }
 
     /// Applies the entries in one batch; their replies.
-    fn apply(&self, entries: &[Entry]) -> Vec<Vec<u8>> {
+    pub fn apply(&self, entries: &[Entry]) -> Vec<Vec<u8>> {
         let mut batch = ApplyBatch::new(&self.data, &self.region);
         let mut apply = |entry| KvStateMachine.apply(entry, &mut batch).unwrap();
         let replies = entries.iter().map(&mut apply).collect();
@@ -86,12 +86,12 @@ impl Replica {
         replies
     }
 
-    fn reply(&self, command: &KvCommand) -> KvReply {
+    pub fn reply(&self, command: &KvCommand) -> KvReply {
         let replies = self.apply(&[entry(command.encode())]);
         KvReply::decode(&replies[0]).unwrap()
     }
 
-    fn content(&self) -> Model {
+    pub fn content(&self) -> Model {
         let mut found = Model::new();
         let all = KeyRange::all();
         let mut visit = |key: &[u8], value: &[u8]| {
@@ -258,7 +258,7 @@ fn what_is_no_command_does_nothing() {
     replica.assert_holds(&[]);
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
@@ -326,7 +326,7 @@ fn a_reply_can_be_read_however_deep_the_command_was() {
     assert!((40..100).contains(&depth), "{depth}");
 }
 
-fn key() -> impl Strategy<Value = Vec<u8>> {
+pub(super) fn key() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(b'a'..b'd', 0..3)
 }
 
@@ -417,6 +417,9 @@ fn expected(model: &mut Model, range: &KeyRange, command: &KvCommand) -> KvReply
             }
             *model = after;
             return KvReply::Batch(replies);
+        }
+        KvCommand::PutUntil { .. } | KvCommand::At { .. } | KvCommand::ExpireUntil { .. } => {
+            unreachable!("these are for the model that knows the time")
         }
     }
     KvReply::Done

@@ -9,7 +9,7 @@ use crate::types::KeyRange;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Command {
-    #[prost(oneof = "Doing", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "Doing", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     doing: Option<Doing>,
 }
 
@@ -27,6 +27,12 @@ enum Doing {
     Increment(Increment),
     #[prost(message, tag = "6")]
     Batch(Commands),
+    #[prost(message, tag = "7")]
+    PutUntil(PutUntil),
+    #[prost(message, boxed, tag = "8")]
+    At(Box<At>),
+    #[prost(uint64, tag = "9")]
+    ExpireUntil(u64),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -35,6 +41,24 @@ struct KeyValue {
     key: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
     value: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct PutUntil {
+    #[prost(bytes = "vec", tag = "1")]
+    key: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+    #[prost(uint64, tag = "3")]
+    expires_at_ms: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct At {
+    #[prost(uint64, tag = "1")]
+    now_ms: u64,
+    #[prost(message, optional, boxed, tag = "2")]
+    command: Option<Box<Command>>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -152,6 +176,20 @@ impl From<&KvCommand> for Command {
                 key: key.clone(),
                 by: *by,
             }),
+            KvCommand::PutUntil {
+                key,
+                value,
+                expires_at_ms,
+            } => Doing::PutUntil(PutUntil {
+                key: key.clone(),
+                value: value.clone(),
+                expires_at_ms: *expires_at_ms,
+            }),
+            KvCommand::At { now_ms, command } => Doing::At(Box::new(At {
+                now_ms: *now_ms,
+                command: Some(Box::new(Command::from(&**command))),
+            })),
+            KvCommand::ExpireUntil { now_ms } => Doing::ExpireUntil(*now_ms),
             KvCommand::Batch(commands) => Doing::Batch(Commands {
                 commands: commands.iter().map(Command::from).collect(),
             }),
@@ -163,6 +201,20 @@ impl From<&KvCommand> for Command {
 impl Command {
     fn understood(self) -> Option<KvCommand> {
         Some(match self.doing? {
+            Doing::PutUntil(PutUntil {
+                key,
+                value,
+                expires_at_ms,
+            }) => KvCommand::PutUntil {
+                key,
+                value,
+                expires_at_ms,
+            },
+            Doing::At(at) => KvCommand::At {
+                now_ms: at.now_ms,
+                command: Box::new(at.command?.understood()?),
+            },
+            Doing::ExpireUntil(now_ms) => KvCommand::ExpireUntil { now_ms },
             Doing::Put(KeyValue { key, value }) => KvCommand::Put { key, value },
             Doing::Delete(key) => KvCommand::Delete { key },
             Doing::DeleteRange(range) => KvCommand::DeleteRange {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::types::{Durability, KeyRange};
 
 use super::journal::{Image, Journal, WriteFault};
+use super::transactions::Recent;
 
 /// An [`ApplicationDataStorage`] for tests, with power cuts and failing writes.
 ///
@@ -40,19 +41,22 @@ use super::journal::{Image, Journal, WriteFault};
 #[derive(Debug)]
 pub struct MemoryData {
     journal: Arc<Journal<Keyspaces>>,
+    // Locked around every write, so that what it says is what was written.
+    pub(super) recent: Arc<Mutex<Recent>>,
 }
 
 type Tree = BTreeMap<Bytes, Bytes>;
 
 /// One tree per keyspace, in the order of [`Keyspace::ALL`]; shared with the views of it.
 #[derive(Clone, Debug, Default)]
-struct Keyspaces([Arc<Tree>; Keyspace::ALL.len()]);
+pub(super) struct Keyspaces([Arc<Tree>; Keyspace::ALL.len()]);
 
 impl MemoryData {
     /// An empty store.
     pub fn new() -> Self {
         MemoryData {
             journal: Arc::new(Journal::new("memory data")),
+            recent: Arc::default(),
         }
     }
 
@@ -62,6 +66,7 @@ impl MemoryData {
     pub fn crash_copy(&self, kept: usize) -> Self {
         MemoryData {
             journal: Arc::new(self.journal.crash_copy(kept)),
+            recent: Arc::default(),
         }
     }
 
@@ -75,8 +80,24 @@ impl MemoryData {
         self.journal.fail_next_write(fault);
     }
 
-    fn image(&self) -> Keyspaces {
+    pub(super) fn image(&self) -> Keyspaces {
         self.journal.read(Keyspaces::clone)
+    }
+
+    /// Writes `batch` and tells the transactions that are open.
+    pub(super) fn write_recorded(
+        &self,
+        recent: &mut Recent,
+        batch: &AppBatch,
+        durability: Durability,
+    ) -> Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.journal
+            .write(batch, durability, 0, batch.bytes() as u64)?;
+        recent.add(batch);
+        Ok(())
     }
 }
 
@@ -89,6 +110,21 @@ impl Default for MemoryData {
 impl Keyspaces {
     fn tree(&self, keyspace: Keyspace) -> &Tree {
         &self.0[keyspace as usize]
+    }
+
+    /// What lies in `range`, which may be empty.
+    fn range(
+        &self,
+        keyspace: Keyspace,
+        range: &KeyRange,
+    ) -> impl DoubleEndedIterator<Item = (&Bytes, &Bytes)> {
+        let end = match range.end.as_slice() {
+            [] => Bound::Unbounded,
+            // A tree panics where the end comes before the start.
+            end => Bound::Excluded(end.max(&range.start)),
+        };
+        let bounds = (Bound::Included(range.start.as_slice()), end);
+        self.tree(keyspace).range::<[u8], _>(bounds)
     }
 
     fn tree_mut(&mut self, keyspace: Keyspace) -> &mut Tree {
@@ -139,21 +175,24 @@ impl DataRead for Keyspaces {
     }
 
     fn scan(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
-        if range.is_empty() {
-            return Ok(());
-        }
-        let end = match range.end.as_slice() {
-            [] => Bound::Unbounded,
-            end => Bound::Excluded(end),
-        };
-        let bounds = (Bound::Included(range.start.as_slice()), end);
-        for (key, value) in self.tree(keyspace).range::<[u8], _>(bounds) {
-            if let ControlFlow::Break(()) = visit(key, value)? {
-                break;
-            }
-        }
-        Ok(())
+        visit_all(self.range(keyspace, range), visit)
     }
+
+    fn scan_back(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
+        visit_all(self.range(keyspace, range).rev(), visit)
+    }
+}
+
+fn visit_all<'t>(
+    items: impl Iterator<Item = (&'t Bytes, &'t Bytes)>,
+    visit: &mut Visit<'_>,
+) -> Result<()> {
+    for (key, value) in items {
+        if let ControlFlow::Break(()) = visit(key, value)? {
+            break;
+        }
+    }
+    Ok(())
 }
 
 impl DataRead for MemoryData {
@@ -169,15 +208,15 @@ impl DataRead for MemoryData {
         // Not under the lock: `visit` may write.
         self.image().scan(keyspace, range, visit)
     }
+
+    fn scan_back(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
+        self.image().scan_back(keyspace, range, visit)
+    }
 }
 
 impl ApplicationDataStorage for MemoryData {
     fn write(&self, batch: &AppBatch, durability: Durability) -> Result<()> {
-        if batch.is_empty() {
-            return Ok(());
-        }
-        self.journal
-            .write(batch, durability, 0, batch.bytes() as u64)
+        self.write_recorded(&mut self.recent(), batch, durability)
     }
 
     fn view(&self) -> Result<Box<dyn DataView>> {
@@ -190,7 +229,10 @@ impl ApplicationDataStorage for MemoryData {
             batch.delete_range(keyspace, range);
         }
         Ok(Box::new(MemoryImport {
-            journal: Arc::clone(&self.journal),
+            data: MemoryData {
+                journal: Arc::clone(&self.journal),
+                recent: Arc::clone(&self.recent),
+            },
             order: ImportOrder::new(range),
             batch,
         }))
@@ -212,7 +254,7 @@ impl ApplicationDataStorage for MemoryData {
 
 /// Collects one batch, so that here an import is atomic.
 struct MemoryImport {
-    journal: Arc<Journal<Keyspaces>>,
+    data: MemoryData,
     order: ImportOrder,
     batch: AppBatch,
 }
@@ -225,8 +267,8 @@ impl DataImport for MemoryImport {
     }
 
     fn finish(self: Box<Self>) -> Result<()> {
-        let bytes = self.batch.bytes() as u64;
-        self.journal
-            .write(&self.batch, Durability::Synced, 0, bytes)
+        let mut recent = self.data.recent();
+        self.data
+            .write_recorded(&mut recent, &self.batch, Durability::Synced)
     }
 }

@@ -13,6 +13,7 @@ mod placement;
 mod snapshots;
 #[cfg(test)]
 mod tests;
+mod transactions;
 
 pub use app::MemoryData;
 pub use fs::{Lost, MemFs};

@@ -60,9 +60,10 @@ pub use snapshot::{SNAPSHOT_TRANSITIONS, SnapshotState, SnapshotTask};
 pub(crate) use split::NewRegion;
 pub use write::Staged;
 
-use crate::app_store::{ApplicationDataStorage, Keyspace};
+use crate::app_store::{ApplicationDataStorage, DataRead as _, Keyspace};
 use crate::entry_cache::{CacheStats, EntryCache};
 use crate::error::{Error, Result};
+use crate::expiry;
 use crate::proto::{PeerState, RaftApplyState, RaftLocalState, Region, RegionLocalState};
 use crate::types::{LogPosition, PeerId, RegionId};
 use fetch::Fetches;
@@ -200,12 +201,21 @@ impl PeerStorage {
         self.cache.compact_to(index);
     }
 
-    /// The value of `key` in the application's data, as of the last applied entry.
+    /// The value of `key` in the application's data, as of the last applied entry. One that expires is
+    /// there until the region's clock has passed it.
     ///
     /// # Errors
     /// Those of the data store.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.engines.app.get(Keyspace::Data, key)
+        let value = self.engines.app.get(Keyspace::Data, key)?;
+        if value.is_some() {
+            return Ok(value);
+        }
+        // As of one moment, because a write may take a key from one keyspace to the other.
+        let view = self.engines.app.view()?;
+        let data = &*view;
+        let now_ms = expiry::clock(data, &self.region().start_key)?;
+        expiry::At { data, now_ms }.get(Keyspace::Data, key)
     }
 
     /// The data of the node, for scans and views; every region's, not only this one's.

@@ -1,12 +1,13 @@
 //! The content of a snapshot: the keys and values of a region as a stream. Uses: app_store,
-//! snapshot_store. I/O through the seams only; runs on a worker, or where a snapshot is installed.
+//! expiry, snapshot_store. I/O through the seams only; runs on a worker, or where a snapshot is installed.
 //!
 //! ```text
 //! content := record* end
 //! record  := keyspace u8 (1 data, 2 index, 3 ttl), key length u32 LE, value length u32 LE, key, value
 //! end     := 0 u8
 //! ```
-//! Keyspaces ascend, and keys in each. The blocks, checksums and digest around it are the store's.
+//! Keyspaces ascend, and keys in each; of what expires, only what the region's clock has not passed. The
+//! blocks, checksums and digest around it are the store's.
 
 use std::io::{self, Read};
 use std::ops::ControlFlow;
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::app_store::{DataImport, DataRead, Keyspace};
 use crate::error::{Error, Result};
+use crate::expiry::Record;
 use crate::snapshot_store::{SnapshotKey, SnapshotReader, SnapshotWriter};
 use crate::types::{KeyRange, RegionId};
 
@@ -65,9 +67,20 @@ pub(crate) fn write_content(
     writer: &mut dyn SnapshotWriter,
 ) -> Result<()> {
     let failed = |e: io::Error| write_error(e);
+    let record = view.get(Keyspace::Ttl, &range.start)?;
+    let clock = record.and_then(|bytes| Some(Record::parse(&bytes)?.clock?.now_ms));
+    // Bytes that are no record are somebody's own.
+    let is_gone = |bytes: &[u8]| {
+        let record = Record::parse(bytes);
+        record.is_some_and(|record| record.is_gone_at(clock.unwrap_or(0)))
+    };
     for space in Keyspace::APPLICATION {
         view.scan(space, range, &mut |key, value| {
             cancel.check(region)?;
+            // What nobody can see any more another replica may have dropped: all write the same.
+            if space == Keyspace::Ttl && is_gone(value) {
+                return Ok(ControlFlow::Continue(()));
+            }
             let mut head = [0; RECORD_HEAD_BYTES];
             head[0] = tag(space);
             head[1..5].copy_from_slice(&part_length(region, key)?.to_le_bytes());

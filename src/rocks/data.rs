@@ -5,12 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use rocksdb::{DBPinnableSlice, Options, ReadOptions, WriteBatch};
+use rocksdb::{
+    DBAccess, DBPinnableSlice, DBRawIteratorWithThreadMode, Options, ReadOptions, WriteBatch,
+};
 
 use super::engine::{Engine, Pinned, Snapshot};
 use super::import::RocksImport;
 use super::open::Layout;
 use super::options::RocksOptions;
+use super::reclaim::{Pin, Reclaim, moves_a_clock};
 use crate::app_store::{
     AppBatch, AppOp, AppStats, ApplicationDataStorage, DataImport, DataRead, DataView, Keyspace,
     Visit,
@@ -21,6 +24,7 @@ use crate::types::{Durability, KeyRange};
 /// The data of every region of a node in one RocksDB, a column family for each [`Keyspace`].
 pub struct RocksData {
     engine: Arc<Engine>,
+    reclaim: Arc<Reclaim>,
     // Names the staging directories of imports apart.
     imports: AtomicU64,
     import_tables: Options,
@@ -34,17 +38,33 @@ impl RocksData {
     /// `StoreNotFound`, `Locked`, `ForeignDirectory`, `IncompleteStore` or `UnsupportedVersion`, with
     /// nothing modified; `Corruption`; `Config`; `Io`, `DiskFull` or `Engine`.
     pub fn open(dir: &Path, options: &RocksOptions) -> Result<RocksData> {
+        let reclaim = Arc::new(Reclaim::default());
         let layout = Layout {
-            families: &|| options.data_families(),
+            families: &|| options.data_families(&reclaim),
             format_family: Keyspace::Store.name(),
         };
         let engine = Engine::open(dir, options, &layout, &Keyspace::ALL.map(Keyspace::name))?;
         let import_tables = options.import_tables();
         Ok(RocksData {
             engine,
+            reclaim,
             imports: AtomicU64::new(0),
             import_tables,
         })
+    }
+
+    /// Compacts what the application has in `range`, which gives the space of what was deleted or has
+    /// expired back to the disk. That happens by itself; this is for who does not want to wait.
+    ///
+    /// # Errors
+    /// None: what RocksDB meets on the way fails the next write.
+    pub fn compact(&self, range: &KeyRange) {
+        let bound = |key: &'_ Vec<u8>| (!key.is_empty()).then(|| key.clone());
+        for keyspace in Keyspace::APPLICATION {
+            let family = self.engine.family(number(keyspace));
+            let (start, end) = (bound(&range.start), bound(&range.end));
+            self.engine.db().compact_range_cf(family, start, end);
+        }
     }
 
     fn now(&self) -> Reader<'_> {
@@ -74,6 +94,7 @@ impl DataRead for RocksData {
     }
 
     fn multi_get(&self, keyspace: Keyspace, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>> {
+        let _pin = (keyspace == Keyspace::Ttl).then(|| self.reclaim.pin());
         let snapshot = self.engine.db().snapshot();
         Reader {
             engine: &self.engine,
@@ -84,6 +105,10 @@ impl DataRead for RocksData {
 
     fn scan(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
         self.now().scan(keyspace, range, visit)
+    }
+
+    fn scan_back(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
+        self.now().scan_back(keyspace, range, visit)
     }
 }
 
@@ -116,18 +141,30 @@ impl ApplicationDataStorage for RocksData {
                 }
             }
         }
-        self.engine.write(target, durability, batch.bytes() as u64)
+        // See `reclaim`: what has expired may be dropped only when its clock is durable.
+        let moves_a_clock = moves_a_clock(batch);
+        let durability = match moves_a_clock {
+            true => Durability::Synced,
+            false => durability,
+        };
+        (self.engine).write(target, durability, batch.bytes() as u64)?;
+        if moves_a_clock {
+            self.reclaim.add(batch);
+        }
+        Ok(())
     }
 
     fn view(&self) -> Result<Box<dyn DataView>> {
+        let pin = self.reclaim.pin();
         let pinned = Pinned::new(self.engine.clone(), |engine| engine.db().snapshot());
-        Ok(Box::new(RocksView(pinned)))
+        Ok(Box::new(RocksView { pinned, _pin: pin }))
     }
 
     fn begin_import(&self, range: &KeyRange) -> Result<Box<dyn DataImport>> {
         let (engine, tables) = (self.engine.clone(), &self.import_tables);
         Ok(Box::new(RocksImport::begin(
             engine,
+            self.reclaim.clone(),
             &self.imports,
             tables,
             range,
@@ -189,13 +226,16 @@ pub(super) fn delete_range(
 }
 
 /// A moment of the data. It keeps the store open, and so locked, until it is dropped.
-struct RocksView(Pinned);
+struct RocksView {
+    pinned: Pinned,
+    _pin: Pin,
+}
 
 impl RocksView {
     fn reader(&self) -> Reader<'_> {
         Reader {
-            engine: self.0.borrow_owner(),
-            moment: Some(self.0.borrow_dependent()),
+            engine: self.pinned.borrow_owner(),
+            moment: Some(self.pinned.borrow_dependent()),
         }
     }
 }
@@ -211,6 +251,52 @@ impl DataRead for RocksView {
 
     fn scan(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
         self.reader().scan(keyspace, range, visit)
+    }
+
+    fn scan_back(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
+        self.reader().scan_back(keyspace, range, visit)
+    }
+}
+
+/// The way in which a scan goes through its range.
+#[derive(Clone, Copy)]
+pub(super) enum Direction {
+    Ascending,
+    Descending,
+}
+
+impl Direction {
+    /// Keeps an iterator with `options` within `range`.
+    pub(super) fn bound(self, options: &mut ReadOptions, range: &KeyRange) {
+        if !range.end.is_empty() {
+            options.set_iterate_upper_bound(range.end.as_slice());
+        }
+        if matches!(self, Direction::Descending) {
+            options.set_iterate_lower_bound(range.start.as_slice());
+        }
+    }
+
+    /// Visits everything that `items`, bounded by `range`, has. Within is what RocksDB said of it.
+    pub(super) fn visit<D: DBAccess>(
+        self,
+        items: &mut DBRawIteratorWithThreadMode<'_, D>,
+        range: &KeyRange,
+        visit: &mut Visit<'_>,
+    ) -> Result<Result<(), rocksdb::Error>> {
+        match self {
+            Direction::Ascending => items.seek(&range.start),
+            Direction::Descending => items.seek_to_last(),
+        }
+        while let Some((key, value)) = items.item() {
+            if let ControlFlow::Break(()) = visit(key, value)? {
+                return Ok(Ok(()));
+            }
+            match self {
+                Direction::Ascending => items.next(),
+                Direction::Descending => items.prev(),
+            }
+        }
+        Ok(items.status())
     }
 }
 
@@ -232,6 +318,26 @@ impl Reader<'_> {
     fn error(&self, keyspace: Keyspace, error: rocksdb::Error) -> Error {
         self.engine
             .read_error(None, format!("keyspace {}", keyspace.name()), error)
+    }
+
+    fn visit_all(
+        &self,
+        keyspace: Keyspace,
+        range: &KeyRange,
+        direction: Direction,
+        visit: &mut Visit<'_>,
+    ) -> Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let mut options = self.options();
+        // A snapshot of a region reads everything once: that must not push out what is read often.
+        options.fill_cache(self.moment.is_none());
+        direction.bound(&mut options, range);
+        let family = self.engine.family(number(keyspace));
+        let mut items = self.engine.db().raw_iterator_cf_opt(family, options);
+        let visited = direction.visit(&mut items, range, visit)?;
+        visited.map_err(|e| self.error(keyspace, e))
     }
 }
 
@@ -258,24 +364,10 @@ impl DataRead for Reader<'_> {
     }
 
     fn scan(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
-        if range.is_empty() {
-            return Ok(());
-        }
-        let mut options = self.options();
-        // A snapshot of a region reads everything once: that must not push out what is read often.
-        options.fill_cache(self.moment.is_none());
-        if !range.end.is_empty() {
-            options.set_iterate_upper_bound(range.end.as_slice());
-        }
-        let family = self.engine.family(number(keyspace));
-        let mut items = self.engine.db().raw_iterator_cf_opt(family, options);
-        items.seek(&range.start);
-        while let Some((key, value)) = items.item() {
-            if let ControlFlow::Break(()) = visit(key, value)? {
-                return Ok(());
-            }
-            items.next();
-        }
-        items.status().map_err(|e| self.error(keyspace, e))
+        self.visit_all(keyspace, range, Direction::Ascending, visit)
+    }
+
+    fn scan_back(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
+        self.visit_all(keyspace, range, Direction::Descending, visit)
     }
 }

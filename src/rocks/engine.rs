@@ -47,8 +47,7 @@ pub(super) struct Engine {
     // RocksDB's own counters are reached through the options that it was opened with.
     options: Options,
     syncs_at_open: u64,
-    // The first failure of a write or sync. Once set, nothing is written any more.
-    first_failure: OnceLock<String>,
+    poison: Poison,
     // Every write up to this sequence number, inclusive, is known to be on the medium.
     durable: AtomicU64,
     writes: AtomicU64,
@@ -78,7 +77,7 @@ impl Engine {
             path: dir.to_path_buf(),
             options,
             syncs_at_open: 0,
-            first_failure: OnceLock::new(),
+            poison: Poison::new(dir),
             durable: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -143,31 +142,13 @@ impl Engine {
         self.write_durably(self.batch(0), Durability::Synced)
     }
 
-    /// Does what changes the database. Its first failure is the last: the engine may have written a
-    /// part, and an fsync that failed once would report success the next time.
+    /// Does what changes the database, see [`Poison::unless`].
     pub(super) fn unless_poisoned(
         &self,
         op: &'static str,
         change: impl FnOnce(&Db) -> Result<(), rocksdb::Error>,
     ) -> Result<()> {
-        self.check_poison()?;
-        if let Err(error) = change(self.db()) {
-            // Of several that fail at once, each gets its own error, and the first is remembered.
-            let _ = self.first_failure.set(error.to_string());
-            return Err(engine_error(op, &self.path, error));
-        }
-        // What another thread failed to sync meanwhile may lie before what this one wrote.
-        self.check_poison()
-    }
-
-    fn check_poison(&self) -> Result<()> {
-        match self.first_failure.get() {
-            None => Ok(()),
-            Some(cause) => Err(Error::Poisoned {
-                path: self.path.clone(),
-                cause: cause.clone(),
-            }),
-        }
+        self.poison.unless(op, || change(self.db()))
     }
 
     /// A failed read of `what`.
@@ -177,10 +158,7 @@ impl Engine {
         what: impl Into<String>,
         error: rocksdb::Error,
     ) -> Error {
-        match error.kind() {
-            ErrorKind::Corruption => Error::corruption(region, what, error.into_string()),
-            _ => engine_error("read from", &self.path, error),
-        }
+        read_error(&self.path, region, what, error)
     }
 
     pub(super) fn writes(&self) -> u64 {
@@ -199,6 +177,61 @@ impl Engine {
 
     fn synced(&self) -> u64 {
         self.options.get_ticker_count(Ticker::WalFileSynced)
+    }
+}
+
+/// The first failure of a write or sync. Once there is one, nothing is written any more.
+pub(super) struct Poison {
+    path: PathBuf,
+    first_failure: OnceLock<String>,
+}
+
+impl Poison {
+    pub(super) fn new(path: &Path) -> Self {
+        Poison {
+            path: path.to_path_buf(),
+            first_failure: OnceLock::new(),
+        }
+    }
+
+    /// Does what changes the database. Its first failure is the last: the engine may have written a
+    /// part, and an fsync that failed once would report success the next time.
+    pub(super) fn unless(
+        &self,
+        op: &'static str,
+        change: impl FnOnce() -> Result<(), rocksdb::Error>,
+    ) -> Result<()> {
+        self.check()?;
+        if let Err(error) = change() {
+            // Of several that fail at once, each gets its own error, and the first is remembered.
+            let _ = self.first_failure.set(error.to_string());
+            return Err(engine_error(op, &self.path, error));
+        }
+        // What another thread failed to sync meanwhile may lie before what this one wrote.
+        self.check()
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.first_failure.get() {
+            None => Ok(()),
+            Some(cause) => Err(Error::Poisoned {
+                path: self.path.clone(),
+                cause: cause.clone(),
+            }),
+        }
+    }
+}
+
+/// A failed read of `what`.
+pub(super) fn read_error(
+    path: &Path,
+    region: Option<RegionId>,
+    what: impl Into<String>,
+    error: rocksdb::Error,
+) -> Error {
+    match error.kind() {
+        ErrorKind::Corruption => Error::corruption(region, what, error.into_string()),
+        _ => engine_error("read from", path, error),
     }
 }
 

@@ -14,6 +14,7 @@ use rocksdb::{IngestExternalFileOptions, Options, ReadOptions, SstFileWriter};
 use super::data::{delete_range, number};
 use super::engine::{Engine, engine_error};
 use super::open::{self, IMPORT};
+use super::reclaim::Reclaim;
 use crate::app_store::{DataImport, ImportOrder, Keyspace};
 use crate::error::{Error, Result};
 use crate::fs::{DiskFs, FileSystem as _};
@@ -36,6 +37,7 @@ self_cell::self_cell!(
 /// An import in progress. Dropping it removes what it staged.
 pub(super) struct RocksImport {
     engine: Arc<Engine>,
+    reclaim: Arc<Reclaim>,
     range: KeyRange,
     staging: PathBuf,
     options: Options,
@@ -55,6 +57,7 @@ struct OpenTable {
 impl RocksImport {
     pub(super) fn begin(
         engine: Arc<Engine>,
+        reclaim: Arc<Reclaim>,
         imports: &AtomicU64,
         tables: &Options,
         range: &KeyRange,
@@ -64,6 +67,7 @@ impl RocksImport {
             staging: engine.path().join(IMPORT).join(id.to_string()),
             options: tables.clone(),
             engine,
+            reclaim,
             range: range.clone(),
             open: None,
             tables: Vec::new(),
@@ -205,6 +209,7 @@ impl DataImport for RocksImport {
         self.check_failure()?;
         self.end_table()?;
         self.clear_range()?;
+        self.reclaim.forget(&self.range);
         self.ingest()
     }
 }

@@ -1,4 +1,5 @@
-//! RocksDB under the log and under the data. Uses: types, error, proto, keys, raft_log, app_store.
+//! RocksDB under the log and under the data. Uses: types, error, proto, keys, raft_log, app_store,
+//! transaction.
 //!
 //! [`RocksLog`] and [`RocksData`] are two databases, because their lives differ: the log is appended,
 //! fsynced and soon dropped, the data is written at random, replayed from the log after a crash, and
@@ -8,6 +9,8 @@
 //! - `engine`: one place writes and syncs. The first failure poisons it, and no fsync is retried;
 //! - `wal`: damage in the middle of the write-ahead log is an error, where RocksDB alone would drop
 //!   everything behind it and say nothing.
+//!
+//! [`RocksTransactions`] is the data without raft, under RocksDB's own transactions.
 //!
 //! What one process has open, no other can open, nor the same one twice: the directory itself is
 //! locked (`flock`) before it is looked at, and RocksDB locks its `LOCK` file. Views and imports keep
@@ -20,8 +23,11 @@ mod import;
 mod log;
 mod open;
 mod options;
+mod reclaim;
+mod transactions;
 mod wal;
 
 pub use data::RocksData;
 pub use log::RocksLog;
 pub use options::{RocksCompression, RocksOptions};
+pub use transactions::RocksTransactions;

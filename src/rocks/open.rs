@@ -290,7 +290,7 @@ fn foreign(dir: &Path, found: String) -> Error {
 }
 
 /// RocksDB's refusal to open: its lock told apart from everything else.
-fn open_error(dir: &Path, error: rocksdb::Error) -> Error {
+pub(super) fn open_error(dir: &Path, error: rocksdb::Error) -> Error {
     let text = error.as_ref();
     if text.contains("lock hold by current process") || text.contains("While lock file") {
         return Error::Locked {

@@ -1,11 +1,14 @@
 //! What a user may choose about RocksDB, and how each column family is tuned for what it holds.
 //! Uses: types, error, keys, app_store. Never does I/O.
 
+use std::sync::Arc;
+
 use rocksdb::statistics::StatsLevel;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, Options,
 };
 
+use super::reclaim::{Filters, Reclaim};
 use crate::app_store::Keyspace;
 use crate::error::{Error, Result};
 use crate::keys;
@@ -182,15 +185,23 @@ impl RocksOptions {
     }
 
     /// The column families of the data, in the order of [`Keyspace::ALL`], and the unused default.
-    pub(super) fn data_families(&self) -> Vec<ColumnFamilyDescriptor> {
+    pub(super) fn data_families(&self, reclaim: &Arc<Reclaim>) -> Vec<ColumnFamilyDescriptor> {
         let cache = Cache::new_lru_cache(self.block_cache_bytes);
         let mut families: Vec<_> = Keyspace::ALL
             .iter()
             .map(|keyspace| {
                 let options = match keyspace {
                     Keyspace::Data => self.user_family(&cache, self.write_buffer_bytes),
-                    Keyspace::Index | Keyspace::Ttl => {
+                    Keyspace::Index => {
                         self.user_family(&cache, self.write_buffer_bytes.div_ceil(4))
+                    }
+                    Keyspace::Ttl => {
+                        let buffer_bytes = self.write_buffer_bytes.div_ceil(4);
+                        let mut options = self.user_family(&cache, buffer_bytes);
+                        options.set_compaction_filter_factory(Filters(Arc::clone(reclaim)));
+                        // Where nothing is written any more, what has expired goes after a day.
+                        options.set_periodic_compaction_seconds(24 * 60 * 60);
+                        options
                     }
                     _ => self.state_family(&cache),
                 };

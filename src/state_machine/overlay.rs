@@ -10,9 +10,10 @@ use crate::types::KeyRange;
 
 type Key = Box<[u8]>;
 
-/// The last word of an [`AppBatch`] on each key that it names.
-#[derive(Debug, Default)]
+/// The last word of an [`AppBatch`] on each key that it names in one keyspace.
+#[derive(Debug)]
 pub(super) struct Overlay {
+    keyspace: Keyspace,
     // Where in the batch the key was put or deleted last, if no range that was deleted later has it.
     written: BTreeMap<Key, usize>,
     // The ranges that were deleted, from start to end; an empty end means no bound.
@@ -24,6 +25,8 @@ pub(super) struct Overlay {
 
 #[derive(Debug)]
 enum Undo {
+    /// The operation is of another keyspace.
+    Nothing,
     /// A key was written: where it had been written before, if anywhere.
     Write(Option<usize>),
     /// A range was deleted.
@@ -49,10 +52,21 @@ pub(super) enum Found {
 }
 
 impl Overlay {
+    /// Of an empty batch.
+    pub fn new(keyspace: Keyspace) -> Self {
+        Overlay {
+            keyspace,
+            written: BTreeMap::new(),
+            deleted: BTreeMap::new(),
+            undo: Vec::new(),
+        }
+    }
+
     /// Takes in what was added to `batch` since the last call.
     pub fn catch_up(&mut self, batch: &AppBatch) {
         for place in self.undo.len()..batch.len() {
             let undo = match batch.op(place) {
+                op if op.keyspace() != self.keyspace => Undo::Nothing,
                 AppOp::Put { key, .. } | AppOp::Delete { key, .. } => self.write(key, place),
                 AppOp::DeleteRange { start, end, .. } => self.delete_range(start, end),
             };
@@ -116,6 +130,7 @@ impl Overlay {
                         None => self.written.remove(key),
                     };
                 }
+                (Undo::Nothing, _) => {}
                 (undo, op) => {
                     let Undo::Delete {
                         start,
@@ -165,7 +180,7 @@ impl Overlay {
         let bounds = bounds(&range.start, &range.end);
         let mut written = self.written.range::<[u8], _>(bounds).peekable();
         let mut broken = false;
-        data.scan(Keyspace::Data, range, &mut |key, value| {
+        data.scan(self.keyspace, range, &mut |key, value| {
             while let Some((own, place)) = written.next_if(|(own, _)| own.as_ref() < key) {
                 if let Some(value) = value_at(*place)
                     && visit(own, value)?.is_break()

@@ -147,9 +147,9 @@ fn without_a_read_there_is_no_index() {
     batch.rollback(mark);
     assert_eq!((batch.writes().len(), batch.writes().bytes()), (0, 0));
     batch.put("b", "1");
-    assert!(batch.overlay.get().is_none());
+    assert!(batch.overlays[0].get().is_none());
     assert!(batch.get(b"b").unwrap().is_some());
-    assert!(batch.overlay.get().is_some());
+    assert!(batch.overlays[0].get().is_some());
 }
 
 #[test]

@@ -16,6 +16,7 @@ use super::task::{AdminWork, Applied, Applier, ApplyTask, ApplyWork, Done, DoneS
 use crate::app_store::{AppBatch, Keyspace};
 use crate::command::{EntryHeader, position_of};
 use crate::error::{Error, Result, catch_panic};
+use crate::expiry::carry_clock;
 use crate::keys::region_key;
 use crate::mailbox::{Received, Receiver};
 use crate::peer_storage::{Engines, next_apply_state};
@@ -178,7 +179,17 @@ impl ApplyWorker {
             applier.state.truncated_state = truncated;
         }
         let key = region_key(peer.region);
-        let mut batch = work.also;
+        let mut batch = AppBatch::new();
+        if let Some(new) = &work.region {
+            let (old, new) = (applier.region.region.range(), new.region.range());
+            // Before the rest: where this store has no peer of the right half, its keys are removed.
+            match carry_clock(&*self.engines.app, &old, &new) {
+                Ok(Some((key, record))) => batch.put(Keyspace::Ttl, key, record),
+                Ok(None) => {}
+                Err(error) => return self.stop(peer, error),
+            }
+        }
+        batch.append(&work.also);
         if let Some(region) = &work.region {
             applier.region = Arc::clone(region);
             batch.put(Keyspace::RegionState, key, region.encode_to_vec());

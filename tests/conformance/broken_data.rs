@@ -4,7 +4,7 @@ use peerstore::conformance::{self, Harness};
 use peerstore::memory::MemoryData;
 use peerstore::{
     AppBatch, AppOp, AppStats, ApplicationDataStorage, DataImport, DataRead, DataView, Durability,
-    KeyRange, Keyspace, Result, Visit,
+    KeyRange, Keyspace, Page, Result, Scan, Visit,
 };
 
 #[derive(Clone, Copy, PartialEq)]
@@ -16,6 +16,9 @@ enum Flaw {
     SyncsNothing,
     ScansTheEnd,
     ImportsAtOnce,
+    ScansBackAscending,
+    ScansBackToTheStart,
+    LosesTheCursor,
 }
 
 struct BrokenData {
@@ -65,11 +68,39 @@ impl DataRead for BrokenData {
     }
 
     fn scan(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
+        let range = self.scanned(range);
+        self.data.scan(self.place(keyspace), &range, visit)
+    }
+
+    fn scan_back(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
+        let (keyspace, range) = (self.place(keyspace), self.scanned(range));
+        match self.flaw {
+            Flaw::ScansBackAscending => self.data.scan(keyspace, &range, visit),
+            Flaw::ScansBackToTheStart => {
+                let range = KeyRange::new([range.start, vec![0]].concat(), range.end);
+                self.data.scan_back(keyspace, &range, visit)
+            }
+            _ => self.data.scan_back(keyspace, &range, visit),
+        }
+    }
+
+    fn page(&self, keyspace: Keyspace, scan: &Scan) -> Result<Page> {
+        let mut page = self.data.page(self.place(keyspace), scan)?;
+        if self.flaw == Flaw::LosesTheCursor {
+            page.cursor = None;
+        }
+        Ok(page)
+    }
+}
+
+impl BrokenData {
+    /// Where a scan goes.
+    fn scanned(&self, range: &KeyRange) -> KeyRange {
         let mut range = range.clone();
         if self.flaw == Flaw::ScansTheEnd && !range.end.is_empty() {
             range.end.push(0);
         }
-        self.data.scan(self.place(keyspace), &range, visit)
+        range
     }
 }
 
@@ -167,4 +198,22 @@ fn suite_catches_data_that_scans_one_key_too_many() {
 #[test]
 fn suite_catches_data_that_imports_before_the_end() {
     caught(Flaw::ImportsAtOnce, "a_dropped_import_changes_nothing");
+}
+
+#[test]
+fn suite_catches_data_that_scans_back_ascending() {
+    caught(Flaw::ScansBackAscending, "a_scan_back_is_the_scan_reversed");
+}
+
+#[test]
+fn suite_catches_data_that_scans_back_without_the_start() {
+    caught(
+        Flaw::ScansBackToTheStart,
+        "a_scan_back_is_the_scan_reversed",
+    );
+}
+
+#[test]
+fn suite_catches_data_that_loses_the_cursor() {
+    caught(Flaw::LosesTheCursor, "pages_follow_each_other");
 }

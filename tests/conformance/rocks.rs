@@ -1,8 +1,8 @@
 //! RocksDB under the suites, opened again by dropping it.
 
 use peerstore::conformance::{self, Harness};
-use peerstore::rocks::{RocksData, RocksLog, RocksOptions};
-use peerstore::{ApplicationDataStorage, RaftLogStorage, Result};
+use peerstore::rocks::{RocksData, RocksLog, RocksOptions, RocksTransactions};
+use peerstore::{ApplicationDataStorage, RaftLogStorage, Result, TransactionalStorage};
 use tempfile::TempDir;
 
 /// A store in a directory of its own; `None` only while it is being opened again.
@@ -42,6 +42,22 @@ impl Harness<dyn ApplicationDataStorage> for InDir<RocksData> {
     fn reopen(&mut self) -> Result<bool> {
         self.open_again()
     }
+}
+
+impl Harness<dyn TransactionalStorage> for InDir<RocksTransactions> {
+    fn store(&self) -> &(dyn TransactionalStorage + 'static) {
+        self.store.as_ref().expect("it is open")
+    }
+    fn reopen(&mut self) -> Result<bool> {
+        self.open_again()
+    }
+}
+
+#[test]
+fn rocks_transactions_conform() {
+    let open =
+        |dir: &TempDir| RocksTransactions::open(&dir.path().join("kv"), &RocksOptions::default());
+    conformance::transactions::run(|| InDir::new(open));
 }
 
 #[test]

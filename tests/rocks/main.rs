@@ -2,9 +2,11 @@
 #![cfg(feature = "rocksdb")]
 
 mod data;
+mod expiry;
 mod faults;
 mod log;
 mod opening;
+mod transactions;
 mod wal;
 
 use std::collections::BTreeMap;

@@ -147,6 +147,9 @@ impl DataRead for RecordingData {
     fn scan(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
         self.inner.scan(keyspace, range, visit)
     }
+    fn scan_back(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
+        self.inner.scan_back(keyspace, range, visit)
+    }
 }
 
 impl ApplicationDataStorage for RecordingData {

@@ -108,6 +108,10 @@ impl DataRead for BrokenData {
     fn scan(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
         self.0.scan(keyspace, range, visit)
     }
+
+    fn scan_back(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
+        self.0.scan_back(keyspace, range, visit)
+    }
 }
 
 impl ApplicationDataStorage for BrokenData {

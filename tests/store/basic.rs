@@ -1,7 +1,7 @@
 //! What everybody does first.
 
 use crate::cluster::{Cluster, PATIENCE, wait};
-use peerstore::{ChangePeer, PeerId};
+use peerstore::{ChangePeer, KvCommand, PeerId};
 
 #[test]
 fn three_stores_elect_replicate_and_read() {
@@ -111,4 +111,68 @@ fn leadership_moves_to_a_peer_that_has_read_what_the_others_miss() {
     wait("the third", || {
         cluster.stores[&down].read(1).wait(PATIENCE).ok()
     });
+}
+
+#[test]
+fn the_clock_of_what_expires_goes_through_split_and_merge() {
+    let cluster = Cluster::new(3);
+    cluster.create_region();
+    let put_until = |key: &str, expires_at_ms| {
+        let command = KvCommand::PutUntil {
+            key: key.into(),
+            value: b"1".to_vec(),
+            expires_at_ms,
+        };
+        cluster.propose(key, command);
+    };
+    let read_at = |key: &str, now_ms| {
+        wait("a read", || {
+            let region = cluster.region_of(key)?;
+            let reader = cluster.leader(region.0).read(region).wait(PATIENCE).ok()?;
+            reader.value_at(key.as_bytes(), now_ms).ok()
+        })
+    };
+    let expire_until = |key: &str, now_ms| {
+        cluster.propose(key, KvCommand::ExpireUntil { now_ms });
+    };
+    for (key, expires) in [("a", 100), ("b", 200), ("m", 100), ("n", 200)] {
+        put_until(key, expires);
+    }
+    assert!(read_at("m", 99).is_some());
+    assert!(read_at("m", 100).is_none());
+    expire_until("a", 100);
+    wait("the split", || {
+        cluster.leader(1).split(1, "k").wait(PATIENCE).ok()
+    });
+    let right = wait("the new region", || {
+        cluster.region_of("m").filter(|r| r.0 != 1)
+    });
+    for (key, is_there) in [("a", false), ("b", true), ("m", false), ("n", true)] {
+        assert_eq!(read_at(key, 0).is_some(), is_there, "{key}");
+    }
+    put_until("o", 100);
+    assert!(
+        read_at("o", 0).is_none(),
+        "the right half has the clock too"
+    );
+    expire_until("m", 200);
+    let left = cluster.leader(1).store_id();
+    wait("the two led together", || {
+        let store = cluster.leader(right.0);
+        if store.store_id() == left {
+            return Some(());
+        }
+        let peers = store.region(right)?.region.peers;
+        let to = peers.iter().find(|p| p.store_id == left)?.id;
+        let _ = store.transfer_leader(right, to).wait(PATIENCE);
+        None
+    });
+    wait("the merge", || {
+        cluster.leader(right.0).merge(right, 1).wait(PATIENCE).ok()
+    });
+    wait("one region", || {
+        let all = cluster.stores.values().all(|s| s.regions().len() == 1);
+        all.then_some(())
+    });
+    assert!(read_at("b", 0).is_none(), "the later clock counts");
 }

@@ -1,7 +1,9 @@
 //! The suite of [`ApplicationDataStorage`]. Uses: the seam. Never knows a backend.
 
+mod exporting;
 mod importing;
 mod lasting;
+mod paging;
 
 use std::ops::ControlFlow;
 
@@ -53,6 +55,21 @@ pub fn cases() -> Vec<Case<DataHarness>> {
         Case::new(importing::an_import_refuses_keys_outside_its_range),
         Case::new(importing::an_import_refuses_the_states),
         Case::new(importing::a_view_does_not_see_an_import),
+        Case::new(paging::a_scan_back_is_the_scan_reversed),
+        Case::new(paging::a_scan_back_stops_when_told),
+        Case::new(paging::pages_follow_each_other),
+        Case::new(paging::a_page_keeps_its_limits),
+        Case::new(paging::a_page_that_is_the_last_has_no_cursor),
+        Case::new(paging::a_prefix_has_its_own_keys_only),
+        Case::new(paging::a_cursor_goes_on_behind_a_key_that_is_gone),
+        Case::new(paging::a_cursor_outlives_the_store),
+        Case::new(paging::a_cursor_of_another_scan_is_refused),
+        Case::new(paging::a_damaged_cursor_is_refused),
+        Case::new(paging::a_read_transaction_pages_through_one_moment),
+        Case::new(paging::a_cursor_of_a_transaction_expires_with_it),
+        Case::new(exporting::an_export_comes_back_whole),
+        Case::new(exporting::an_export_is_of_its_range),
+        Case::new(exporting::a_damaged_export_changes_nothing),
         Case::new(lasting::readers_never_see_half_a_batch),
         Case::new(lasting::writers_do_not_disturb_each_other),
         Case::new(lasting::reopening_keeps_everything),
