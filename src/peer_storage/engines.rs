@@ -11,12 +11,13 @@ use crossbeam_channel::Sender;
 use super::clock::Clock;
 use super::fetch::FetchTask;
 use super::gc::GcPolicy;
+use super::retain::CleanUpTask;
 use super::snapshot::SnapshotTask;
 use crate::app_store::ApplicationDataStorage;
 use crate::entry_cache::CacheBudget;
 use crate::error::{Error, Result};
 use crate::raft_log::{LogBatch, RaftLogStorage};
-use crate::snapshot_store::{RaftSnapshotStorage, SnapshotKey};
+use crate::snapshot_store::{RaftSnapshotStorage, Retention, SnapshotKey};
 use crate::types::{Durability, RegionId};
 
 /// What can be chosen for the regions of a node.
@@ -31,6 +32,8 @@ pub struct StorageOptions {
     pub retry_backoff: Duration,
     /// When the log is compacted by policy.
     pub gc: GcPolicy,
+    /// Which snapshots are kept when raft has no more use for them; without, none.
+    pub retention: Option<Retention>,
 }
 
 impl Default for StorageOptions {
@@ -40,6 +43,7 @@ impl Default for StorageOptions {
             inline_bytes_max: 64 << 10,
             retry_backoff: Duration::from_secs(1),
             gc: GcPolicy::default(),
+            retention: None,
         }
     }
 }
@@ -86,6 +90,11 @@ impl NeededFiles {
     /// No file of `region` is needed any more: its last install has come to its end.
     pub fn release_region(&self, region: RegionId) {
         self.lock().needed.retain(|key| key.region != region);
+    }
+
+    /// Whether a crash would need `key`.
+    pub fn is_needed(&self, key: &SnapshotKey) -> bool {
+        self.lock().needed.contains(key)
     }
 
     /// Removes `key` from `store`, unless it is needed.
@@ -184,10 +193,23 @@ impl Engines {
         self.log.write(batch, durability)
     }
 
-    /// Has the worker remove a snapshot file.
+    /// Has the worker remove a snapshot file that raft has no more use for, or what has become too
+    /// much with it if some are kept.
     pub fn remove_snapshot_file(&self, key: SnapshotKey) {
+        if self.options.retention.is_some() {
+            return self.clean_up_snapshots();
+        }
         // Without a worker the node is going down; the file is an orphan and removed at the next open.
         let _ = self.tasks.snapshot.send(SnapshotTask::Remove(key));
+    }
+
+    /// Has the worker remove the snapshots that the policy does not keep, if there is one.
+    pub fn clean_up_snapshots(&self) {
+        if let Some(retention) = self.options.retention {
+            let task = CleanUpTask::new(retention, &self.app);
+            // Without a worker the node is going down, and the next open does it.
+            let _ = (self.tasks.snapshot).send(SnapshotTask::CleanUp(task));
+        }
     }
 }
 

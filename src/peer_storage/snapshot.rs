@@ -13,6 +13,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use raft::eraftpb::Snapshot;
 
+use super::retain::CleanUpTask;
 use super::snapshot_content::{Cancel, write_content};
 use super::{NeededFiles, PeerStorage};
 use crate::app_store::{DataRead, DataView, Keyspace};
@@ -20,7 +21,9 @@ use crate::error::{Error, Result, catch_panic};
 use crate::keys::region_key;
 use crate::proto::{PeerState, RaftApplyState, RegionEpoch, RegionLocalState};
 use crate::snapshot_data::{RaftSnapshotData, position};
-use crate::snapshot_store::{RaftSnapshotStorage, SnapshotInfo, SnapshotKey, SnapshotMeta};
+use crate::snapshot_store::{
+    CleanUp, RaftSnapshotStorage, SnapshotInfo, SnapshotKey, SnapshotMeta,
+};
 use crate::types::{LogPosition, RegionId};
 
 /// No pause and no wait is longer; a point in time further away may not exist.
@@ -32,6 +35,8 @@ pub enum SnapshotTask {
     Build(Box<BuildTask>),
     /// Remove one that is of no more use.
     Remove(SnapshotKey),
+    /// Remove those that the policy does not keep.
+    CleanUp(CleanUpTask),
 }
 
 /// A snapshot to be built.
@@ -55,7 +60,7 @@ impl SnapshotTask {
     pub fn asker(&self) -> Option<RegionId> {
         match self {
             SnapshotTask::Build(task) => Some(task.meta.region.region_id()),
-            SnapshotTask::Remove(_) => None,
+            SnapshotTask::Remove(_) | SnapshotTask::CleanUp(_) => None,
         }
     }
 
@@ -77,6 +82,14 @@ impl SnapshotTask {
                     None
                 }
             },
+            SnapshotTask::CleanUp(task) => {
+                match task.run(store, needed) {
+                    Ok(CleanUp { removed: 0, .. }) => {}
+                    Ok(done) => tracing::info!(?done, "snapshots cleaned up"),
+                    Err(error) => tracing::warn!(%error, "snapshots not cleaned up"),
+                }
+                None
+            }
         }
     }
 }
@@ -428,6 +441,8 @@ impl PeerStorage {
         };
         let sender = &self.engines.tasks.snapshot;
         (sender.send(SnapshotTask::Build(Box::new(task)))).map_err(|_| worker_gone())?;
+        // Behind it in the queue: it counts the new one.
+        self.engines.clean_up_snapshots();
         Ok(Some(Generating {
             position,
             conf_ver: epoch.conf_ver,

@@ -65,6 +65,7 @@ pub(crate) fn write_content(
     writer: &mut dyn SnapshotWriter,
 ) -> Result<()> {
     let failed = |e: io::Error| write_error(e);
+    let mut count = 0;
     for space in Keyspace::APPLICATION {
         view.scan(space, range, &mut |key, value| {
             cancel.check(region)?;
@@ -75,9 +76,11 @@ pub(crate) fn write_content(
             writer.write_all(&head).map_err(failed)?;
             writer.write_all(key).map_err(failed)?;
             writer.write_all(value).map_err(failed)?;
+            count += 1;
             Ok(ControlFlow::Continue(()))
         })?;
     }
+    writer.count_entries(count);
     writer.write_all(&[END]).map_err(failed)
 }
 

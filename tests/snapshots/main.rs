@@ -17,8 +17,9 @@ use peerstore::{
 };
 
 const DIR: &str = "node/snapshots";
-const COMPRESSIONS: [Compression; 3] = [
+const COMPRESSIONS: [Compression; 4] = [
     Compression::None,
+    Compression::Gzip { level: 6 },
     Compression::Lz4,
     Compression::Zstd { level: 3 },
 ];
