@@ -4,6 +4,8 @@
 mod broken_data;
 #[path = "conformance/broken_logs.rs"]
 mod broken_logs;
+#[path = "conformance/broken_snapshots.rs"]
+mod broken_snapshots;
 mod nodes;
 #[path = "conformance/peer_storage.rs"]
 mod peer_storage;
@@ -12,6 +14,9 @@ mod plain_storage;
 #[cfg(feature = "rocksdb")]
 #[path = "conformance/rocks.rs"]
 mod rocks;
+
+#[path = "conformance/snapshots.rs"]
+mod snapshots;
 
 use peerstore::conformance::{self, Harness};
 use peerstore::memory::{MemoryData, MemoryLog};
