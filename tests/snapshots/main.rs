@@ -5,6 +5,7 @@ mod both;
 mod damage;
 mod faults;
 mod hostile;
+mod interrupted;
 mod partial;
 mod retention;
 
