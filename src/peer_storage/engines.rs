@@ -2,7 +2,7 @@
 //! Uses: the seams. Never does I/O itself.
 
 use std::any::Any;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
@@ -68,6 +68,8 @@ pub struct NeededFiles(Mutex<FileUses>);
 struct FileUses {
     needed: HashSet<SnapshotKey>,
     removing: HashSet<SnapshotKey>,
+    // The last one that was built of each region, until the region gives it up.
+    offered: HashMap<RegionId, SnapshotKey>,
 }
 
 impl NeededFiles {
@@ -89,12 +91,26 @@ impl NeededFiles {
 
     /// No file of `region` is needed any more: its last install has come to its end.
     pub fn release_region(&self, region: RegionId) {
-        self.lock().needed.retain(|key| key.region != region);
+        let mut uses = self.lock();
+        uses.needed.retain(|key| key.region != region);
+        uses.offered.remove(&region);
     }
 
-    /// Whether a crash would need `key`.
-    pub fn is_needed(&self, key: &SnapshotKey) -> bool {
-        self.lock().needed.contains(key)
+    /// raft is offered `key`, until the region builds another one or gives it up. A policy leaves it
+    /// alone meanwhile, whatever is newer; who asks for its removal gets it.
+    pub fn offer(&self, key: SnapshotKey) {
+        self.lock().offered.insert(key.region, key);
+    }
+
+    /// The region has given up what it had built.
+    pub fn withdraw(&self, region: RegionId) {
+        self.lock().offered.remove(&region);
+    }
+
+    /// Whether a policy has to leave `key` alone.
+    pub fn is_used(&self, key: &SnapshotKey) -> bool {
+        let uses = self.lock();
+        uses.needed.contains(key) || uses.offered.get(&key.region) == Some(key)
     }
 
     /// Removes `key` from `store`, unless it is needed.

@@ -1,15 +1,18 @@
 //! Removing the snapshots that a policy does not keep. Uses: the seams. Runs on the snapshot worker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::NeededFiles;
+use super::snapshot_data::PendingSnapshot;
 use crate::app_store::{ApplicationDataStorage, Keyspace};
 use crate::error::{Error, Result};
 use crate::keys::region_key;
-use crate::proto::RaftApplyState;
-use crate::snapshot_store::{CleanUp, RaftSnapshotStorage, Retention, SnapshotInfo, clean_up};
+use crate::proto::{INITIAL_INDEX, RaftApplyState, decode};
+use crate::snapshot_store::{
+    CleanUp, RaftSnapshotStorage, Retention, SnapshotInfo, SnapshotKey, clean_up,
+};
 use crate::types::RegionId;
 
 /// Looks at every snapshot of the node once.
@@ -31,33 +34,48 @@ impl CleanUpTask {
     /// Does it. What is being installed stays.
     ///
     /// # Errors
-    /// Those of the stores. A region whose state cannot be read keeps everybody's snapshots: nobody
-    /// knows what it needs.
+    /// Those of the stores. A state that cannot be read keeps everything: nobody knows what is needed.
     pub fn run(&self, store: &dyn RaftSnapshotStorage, needed: &NeededFiles) -> Result<CleanUp> {
         let infos = store.list(None)?;
-        let truncated = self.truncated_indexes(&infos)?;
-        let of_region = |region| truncated.get(&region).copied();
-        let goes = (self.retention).superseded(&infos, &of_region, SystemTime::now());
-        clean_up(&infos, &goes, &mut |key| match needed.is_needed(key) {
-            true => Err(Error::SnapshotInUse {
-                name: key.to_string(),
-            }),
-            false => needed.remove(store, key),
+        let needs = self.needs(&infos)?;
+        let truncated = |region| needs.truncated.get(&region).copied();
+        let goes = (self.retention).superseded(&infos, &truncated, SystemTime::now());
+        clean_up(&infos, &goes, &mut |key| {
+            if needs.installing.contains(key) || needed.is_used(key) {
+                let name = key.to_string();
+                return Err(Error::SnapshotInUse { name });
+            }
+            needed.remove(store, key)
         })
     }
 
-    fn truncated_indexes(&self, infos: &[SnapshotInfo]) -> Result<BTreeMap<RegionId, u64>> {
-        let mut indexes = BTreeMap::new();
-        for region in infos.iter().map(|info| info.key.region) {
-            if indexes.contains_key(&region) {
-                continue;
+    fn needs(&self, infos: &[SnapshotInfo]) -> Result<Needs> {
+        let mut needs = Needs::default();
+        let regions: BTreeSet<RegionId> = infos.iter().map(|info| info.key.region).collect();
+        for region in regions {
+            let key = region_key(region);
+            if let Some(bytes) = self.app.get(Keyspace::ApplyState, &key)? {
+                let truncated = RaftApplyState::decode_of(region, &bytes)?.truncated();
+                // A log that was never truncated begins with nothing: everything is in it.
+                let index = (truncated.index > INITIAL_INDEX).then_some(truncated.index);
+                needs.truncated.extend(index.map(|index| (region, index)));
             }
-            let state = self.app.get(Keyspace::ApplyState, &region_key(region))?;
-            if let Some(bytes) = state {
-                let state = RaftApplyState::decode_of(region, &bytes)?;
-                indexes.insert(region, state.truncated().index);
+            if let Some(bytes) = self.app.get(Keyspace::SnapshotState, &key)? {
+                let pending: PendingSnapshot = decode(region, "PendingSnapshot", &bytes)?;
+                let file = pending.file.map(|file| file.key(region));
+                needs.installing.extend(file);
             }
         }
-        Ok(indexes)
+        Ok(needs)
     }
+}
+
+/// What the states of the regions say that must stay.
+#[derive(Default)]
+struct Needs {
+    /// Where each log was truncated.
+    truncated: BTreeMap<RegionId, u64>,
+    /// The files of installs that are to go on when their regions are opened. Nobody has said so in
+    /// [`NeededFiles`] before that.
+    installing: BTreeSet<SnapshotKey>,
 }

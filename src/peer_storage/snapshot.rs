@@ -72,7 +72,7 @@ impl SnapshotTask {
         needed: &NeededFiles,
     ) -> Option<SnapshotTask> {
         match self {
-            SnapshotTask::Build(task) => task.run(store).map(SnapshotTask::Remove),
+            SnapshotTask::Build(task) => task.run(store, needed).map(SnapshotTask::Remove),
             SnapshotTask::Remove(key) => match needed.remove(store, &key) {
                 Ok(()) => None,
                 Err(Error::SnapshotInUse { .. }) => Some(SnapshotTask::Remove(key)),
@@ -96,8 +96,11 @@ impl SnapshotTask {
 
 impl BuildTask {
     /// Answers the region; hands back the file if the region is gone, and nobody will ask for it.
-    fn run(self, store: &dyn RaftSnapshotStorage) -> Option<SnapshotKey> {
+    fn run(self, store: &dyn RaftSnapshotStorage, needed: &NeededFiles) -> Option<SnapshotKey> {
         let result = catch_panic("snapshot", || self.build(store));
+        if let Ok(built) = &result {
+            needed.offer(built.info.key);
+        }
         let unsent = self.reply.send(result).err()?;
         unsent.0.ok().map(|built| built.info.key)
     }
@@ -518,6 +521,7 @@ impl PeerStorage {
     }
 
     fn discard(&self, slot: Slot) {
+        self.engines.tasks.needed.withdraw(self.region_id());
         match slot {
             Slot::Generating(generating) => {
                 generating.cancel.cancel();
