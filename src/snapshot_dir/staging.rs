@@ -79,7 +79,9 @@ impl Sink for Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        if self.fate != Fate::Removed {
+        // Nothing is no part of anything.
+        let is_kept = self.fate == Fate::Kept && self.length > 0;
+        if is_kept || self.fate == Fate::Published {
             return;
         }
         if let Err(error) = self.shared.fs.remove(&self.path) {

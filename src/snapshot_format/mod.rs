@@ -62,7 +62,8 @@ impl Stamp {
     pub(crate) fn new() -> Stamp {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
         Stamp {
-            identity: random_number(),
+            // 0 stands for none where it is written down.
+            identity: random_number().max(1),
             created_ms: since_epoch.map_or(0, |since| since.as_millis() as u64),
         }
     }

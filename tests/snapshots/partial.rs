@@ -127,10 +127,13 @@ fn a_newer_transfer_of_the_region_supersedes_what_broke_off() -> Result<()> {
     assert!(offset(1)? > 0, "the newer one");
     assert_eq!(offset(0)?, 0, "the one before it");
     // One that is just coming is nobody's to remove.
-    let coming = store.resume(&SnapshotTransfer::of(&files[0].0))?;
-    drop(store.resume(&SnapshotTransfer::of(&files[1].0))?);
+    let (info, bytes) = &files[0];
+    let mut coming = store.resume(&SnapshotTransfer::of(info))?;
+    let (newer, newer_bytes) = &files[1];
+    send_until(&store, &SnapshotTransfer::of(newer), newer_bytes, 600)?;
     assert_eq!(partials(&fs)?.len(), 3);
-    drop(coming);
+    coming.write_all(bytes).map_err(own)?;
+    assert_eq!(coming.commit()?, *info);
     Ok(())
 }
 
