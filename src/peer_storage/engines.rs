@@ -222,7 +222,7 @@ impl Engines {
     /// Has the worker remove the snapshots that the policy does not keep, if there is one.
     pub fn clean_up_snapshots(&self) {
         if let Some(retention) = self.options.retention {
-            let task = CleanUpTask::new(retention, &self.app);
+            let task = CleanUpTask::new(retention, &self.app, &self.clock);
             // Without a worker the node is going down, and the next open does it.
             let _ = (self.tasks.snapshot).send(SnapshotTask::CleanUp(task));
         }

@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use super::NeededFiles;
 use super::snapshot_data::PendingSnapshot;
+use super::{Clock, NeededFiles};
 use crate::app_store::{ApplicationDataStorage, Keyspace};
 use crate::error::{Error, Result};
 use crate::keys::region_key;
@@ -20,14 +19,16 @@ pub struct CleanUpTask {
     retention: Retention,
     // It knows where each region's log was truncated.
     app: Arc<dyn ApplicationDataStorage>,
+    clock: Clock,
 }
 
 impl CleanUpTask {
     /// Keeps what `retention` says.
-    pub fn new(retention: Retention, app: &Arc<dyn ApplicationDataStorage>) -> Self {
+    pub fn new(retention: Retention, app: &Arc<dyn ApplicationDataStorage>, clock: &Clock) -> Self {
         CleanUpTask {
             retention,
             app: Arc::clone(app),
+            clock: clock.clone(),
         }
     }
 
@@ -39,7 +40,7 @@ impl CleanUpTask {
         let infos = store.list(None)?;
         let needs = self.needs(&infos)?;
         let truncated = |region| needs.truncated.get(&region).copied();
-        let goes = (self.retention).superseded(&infos, &truncated, SystemTime::now());
+        let goes = (self.retention).superseded(&infos, &truncated, self.clock.wall());
         clean_up(&infos, &goes, &mut |key| {
             if needs.installing.contains(key) || needed.is_used(key) {
                 let name = key.to_string();

@@ -1,6 +1,7 @@
 //! Which snapshots of a node stay when raft has no more use for them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use peerstore::memory::{MemoryData, MemoryLog, MemorySnapshots};
 use peerstore::{
@@ -89,6 +90,33 @@ fn without_a_limit_none_stays() {
         node.build_next(&mut storage);
     }
     assert_eq!(node.kept(), [8]);
+}
+
+#[test]
+fn those_that_are_too_old_go_behind_the_next_build() {
+    let mut config = config_with_files(1);
+    config.snapshot.max_age_hours = 1;
+    let node = new(&config);
+    let mut storage = node.node.create_region(&Region::single(1, 1)).unwrap();
+    for _ in 0..3 {
+        node.build_next(&mut storage);
+    }
+    assert_eq!(node.kept(), [6, 7, 8]);
+    node.workers.advance_clock(Duration::from_secs(2 * 3600));
+    node.build_next(&mut storage);
+    assert_eq!(node.kept(), [9]);
+}
+
+#[test]
+fn the_total_of_all_regions_is_kept_to() {
+    let mut config = config_with_files(1);
+    config.snapshot.total_bytes_max = 1;
+    let node = new(&config);
+    let mut storage = node.node.create_region(&Region::single(1, 1)).unwrap();
+    for _ in 0..3 {
+        node.build_next(&mut storage);
+    }
+    assert_eq!(node.kept(), [8], "the newest, though it does not fit");
 }
 
 #[test]
