@@ -58,7 +58,11 @@ fn a_failure_of_every_operation_of_a_transfer_leaves_it_to_the_next_try() -> Res
             let listed = store.list(None)?;
             assert_eq!(listed.len(), 1, "{what}");
             assert_eq!(listed[0].meta, old.meta);
-            assert!(names(&fs)?.len() <= 2, "{what}: more than one part is left");
+            // What could not be written or synced is not believed again.
+            let (failed, _) = fs.history()[at as usize].clone();
+            let may_stay = usize::from(!failed.starts_with("write") && !failed.starts_with("sync"));
+            let left = names(&fs)?;
+            assert!(left.len() <= 1 + may_stay, "{what}, {failed}: {left:?}");
             let received = send_rest(&store, &file.0, &file.1)?;
             assert_eq!(received.key.id.sequence, 0, "{what}");
             assert_eq!(names(&fs)?.len(), 2, "{what}: something is left over");
