@@ -206,22 +206,26 @@ fn what_raft_is_offered_stays_although_the_store_has_a_newer_one() {
 fn a_snapshot_that_is_to_be_installed_after_a_crash_stays() {
     let leader = leader(config_with_files(1), &two_voters(), 6, LEADER_INDEX);
     let (rig, mut storage) = follower(FOLLOWER_LAST);
+    // Not the first of its position, which the truncated log keeps anyway.
+    let put = |store: &dyn RaftSnapshotStorage, index| {
+        let region = two_voters();
+        let meta = SnapshotMeta {
+            position: LogPosition::new(6, index),
+            conf_state: region.conf_state(),
+            region,
+        };
+        store.create(meta).unwrap().commit().unwrap();
+    };
+    put(&*rig.snapshots, LEADER_INDEX);
     let installing = leader.send_to(&*rig.snapshots).key;
     rig.trace.cut_after(4);
     assert!(storage.install_snapshot(leader.snapshot.clone()).is_err());
     drop(storage);
     // Others of the region, of which a policy would keep the newest only.
     let snapshots = MemorySnapshots::new();
+    put(&snapshots, LEADER_INDEX);
     assert_eq!(leader.send_to(&snapshots).key, installing);
-    for (term, index) in [(6, LEADER_INDEX), (6, 40), (6, 50)] {
-        let region = two_voters();
-        let meta = SnapshotMeta {
-            position: LogPosition::new(term, index),
-            conf_state: region.conf_state(),
-            region,
-        };
-        snapshots.create(meta).unwrap().commit().unwrap();
-    }
+    [40, 50].map(|index| put(&snapshots, index));
     let (log, data) = (rig.log.inner.crash_copy(0), rig.data.inner.crash_copy(0));
     let mut config = keeping(1);
     config.store_id = 2;
