@@ -1,16 +1,23 @@
 //! A snapshot of a region from one node's data to another's: built, transferred, installed; how fast
-//! and in how much memory, beside what the disk does alone.
+//! and in how much memory, beside what the disk does alone. Before it, the files alone: each codec over
+//! text, written, read and checked as streams.
 //!
 //! ```text
-//! cargo bench --bench snapshot [-- --quick] [-- --mib 1024] [-- --only text|noise] [-- --text DIR]
+//! cargo bench --bench snapshot [-- --quick] [-- --mib 1024] [-- --only codecs|text|noise] [-- --text DIR]
 //! ```
 
 mod support;
 
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use peerstore::{AppBatch, CompositeStorage, Config, Durability, Keyspace, Region};
+use peerstore::snapshot_dir::{SnapshotDir, SnapshotOptions};
+use peerstore::{
+    AppBatch, CompositeStorage, Compression, Config, DiskFs, Durability, Keyspace, LogPosition,
+    RaftSnapshotStorage as _, Region, SnapshotInfo, SnapshotMeta,
+};
 use raft::eraftpb::Snapshot;
 use support::table::{Report, Target, time};
 use support::{Args, Outcome, clock, files, noise, process_bytes, process_cpu, reset_peak_memory};
@@ -22,6 +29,8 @@ const SAMPLE_BYTES: usize = 64 << 20;
 const WRITE_MB_PER_S: Target = Target::AtLeast(100.0);
 const RESTORE_MB_PER_S: Target = Target::AtLeast(200.0);
 const MEMORY_MIB: Target = Target::AtMost(64.0);
+const SAVED_PERCENT: Target = Target::AtLeast(60.0);
+const GIB_SECONDS: Target = Target::AtMost(10.0);
 
 fn main() -> Outcome {
     let args = Args::read()?;
@@ -38,7 +47,118 @@ fn main() -> Outcome {
         }
     }
     report.print();
+    if args.runs("codecs") {
+        let columns = ["time", "processor", "memory above", "disk alone"];
+        let mut report = Report::new("the file of a snapshot by codec, text", &columns);
+        let sample = files::text(&text_dir(&args)?, SAMPLE_BYTES.min(mib << 20))?;
+        for compression in [
+            Compression::None,
+            Compression::Lz4,
+            Compression::Zstd { level: 1 },
+            Compression::Zstd { level: 3 },
+            Compression::Zstd { level: 9 },
+            Compression::Gzip { level: 1 },
+            Compression::Gzip { level: 6 },
+        ] {
+            by_codec(&mut report, &args, compression, &sample, mib)?;
+        }
+        report.print();
+    }
     Ok(())
+}
+
+/// Writes, reads and verifies a file, with nothing of raft around it.
+fn by_codec(
+    report: &mut Report,
+    args: &Args,
+    compression: Compression,
+    sample: &[u8],
+    mib: usize,
+) -> Outcome {
+    let dir = args.disk()?;
+    let (disk_write, disk_read) = files::disk_speed(dir.path(), (mib << 20) / 4)?;
+    let options = SnapshotOptions {
+        compression,
+        ..SnapshotOptions::default()
+    };
+    let store = SnapshotDir::open(Arc::new(DiskFs), dir.path(), options)?;
+    let region = Region::single(1, 1);
+    let meta = SnapshotMeta {
+        position: LogPosition::new(6, 42),
+        conf_state: region.conf_state(),
+        region,
+    };
+    let (info, write) = measured(|| -> Outcome<SnapshotInfo> {
+        let mut writer = store.create(meta)?;
+        let parts = sample.chunks(64 << 10).cycle();
+        for part in parts.take((mib << 20) / (64 << 10)) {
+            writer.write_all(part)?;
+        }
+        Ok(writer.commit()?)
+    });
+    let info = info?;
+    files::forget(dir.path())?;
+    let mut part = vec![0; 64 << 10];
+    let (read_all, read) = measured(|| -> Outcome {
+        let mut reader = store.open(&info.key)?;
+        while reader.read(&mut part)? > 0 {}
+        Ok(())
+    });
+    read_all?;
+    let (verified, verify) = measured(|| store.verify(&info.key));
+    assert!(verified?.is_intact());
+    let alone = [
+        format!("write {disk_write:.0} MB/s"),
+        format!("read {disk_read:.0} MB/s"),
+    ];
+    let name = format!("{mib} MiB, {compression:?}");
+    // The targets are of the codec that the config has unless it says another.
+    let has_targets = compression == Compression::default();
+    codec_rows(
+        report,
+        (&name, &info),
+        [write, read, verify],
+        alone,
+        has_targets,
+    );
+    Ok(())
+}
+
+fn codec_rows(
+    report: &mut Report,
+    (name, info): (&str, &SnapshotInfo),
+    [write, read, verify]: [Cost; 3],
+    [alone_write, alone_read]: [String; 2],
+    has_targets: bool,
+) {
+    let target = |target| if has_targets { target } else { Target::None };
+    let content = info.content_bytes as f64;
+    for (what, cost, goal, alone) in [
+        ("written", &write, WRITE_MB_PER_S, alone_write),
+        ("read", &read, RESTORE_MB_PER_S, alone_read),
+        ("verified", &verify, Target::None, String::new()),
+    ] {
+        let cells = [
+            time(cost.wall.as_secs_f64()),
+            time(cost.cpu.as_secs_f64()),
+            format!("{:.1} MiB", cost.memory as f64 / f64::from(1 << 20)),
+            alone,
+        ];
+        let speed = content / 1e6 / cost.wall.as_secs_f64();
+        let name = format!("{name}, {what}");
+        report.row(&name, &cells, (speed, " MB/s"), target(goal));
+    }
+    let saved = 100.0 * (1.0 - info.file_bytes as f64 / content);
+    let gib = write.wall.as_secs_f64() * f64::from(1 << 30) / content;
+    let memory = write.memory.max(read.memory) as f64 / f64::from(1 << 20);
+    for (what, figure, goal) in [
+        ("- space saved", (saved, " %"), SAVED_PERCENT),
+        ("- a GiB is written in", (gib, " s"), GIB_SECONDS),
+        ("- memory", (memory, " MiB"), MEMORY_MIB),
+    ] {
+        let empty = std::array::from_fn::<_, 4, _>(|_| String::new());
+        report.row(what, &empty, figure, target(goal));
+    }
 }
 
 /// Where there is text: cargo's sources of the dependencies, unless another place was named.

@@ -31,6 +31,7 @@ fn main() -> Outcome<()> {
     let before = memory_kib("VmRSS:")?;
     let codecs = [
         Compression::None,
+        Compression::Gzip { level: 6 },
         Compression::Lz4,
         Compression::Zstd { level: 3 },
     ];

@@ -9,7 +9,7 @@ use std::time::Duration;
 use prost::Message as _;
 
 use crate::app_store::{AppBatch, AppStats, ApplicationDataStorage, Keyspace};
-use crate::config::{AppBackend, Compression, Config, LogBackend, SnapshotBackend};
+use crate::config::{AppBackend, Config, LogBackend, SnapshotBackend};
 use crate::entry_cache::{CacheBudget, CacheStats};
 use crate::error::{Error, Result};
 use crate::fs::{DiskFs, FileSystem};
@@ -23,7 +23,7 @@ use crate::peer_storage::{
 use crate::proto::{Region, RegionLocalState, StoreIdent};
 use crate::raft_log::{LogBatch, LogStats, RaftLogStorage};
 use crate::segment_log::{SegmentLog, SegmentLogOptions, SyncPolicy};
-use crate::snapshot_dir::{self, SnapshotDir, SnapshotOptions};
+use crate::snapshot_dir::{SnapshotDir, SnapshotOptions};
 use crate::snapshot_store::RaftSnapshotStorage;
 use crate::types::{Durability, PeerId, RegionId};
 use crate::workers::{SteppedWorkers, Workers};
@@ -180,6 +180,7 @@ impl CompositeStorage {
                 inline_bytes_max: config.snapshot.inline_bytes_max,
                 retry_backoff: Duration::from_millis(config.snapshot.retry_backoff_ms),
                 gc: config.gc,
+                retention: config.snapshot.retention(),
             },
             wake: background.wake,
             clock: background.clock,
@@ -187,6 +188,7 @@ impl CompositeStorage {
             _lock: lock,
         };
         finish_removals(&engines)?;
+        engines.clean_up_snapshots();
         Ok(CompositeStorage {
             engines: Arc::new(engines),
             ident,
@@ -386,13 +388,8 @@ fn open_parts(fs: Arc<dyn FileSystem>, dir: &Path, config: &Config) -> Result<Pa
         SnapshotBackend::Memory => Arc::new(MemorySnapshots::default()),
         SnapshotBackend::CompressedFile => {
             let options = SnapshotOptions {
-                compression: match config.snapshot.compression {
-                    Compression::None => snapshot_dir::Compression::None,
-                    Compression::Lz4 => snapshot_dir::Compression::Lz4,
-                    Compression::Zstd => snapshot_dir::Compression::Zstd {
-                        level: config.snapshot.compression_level,
-                    },
-                },
+                compression: config.snapshot.compression,
+                partial_age_max: config.snapshot.partial_age_max(),
                 ..Default::default()
             };
             Arc::new(SnapshotDir::open(fs.clone(), dir.join(SNAPSHOTS), options)?)

@@ -13,9 +13,11 @@ use crate::peer_storage::GcPolicy;
 use crate::types::Durability;
 
 mod driver;
+mod snapshot;
 mod yaml;
 
 pub use driver::{StoreConfig, TlsConfig, TransportConfig};
+pub use snapshot::{SnapshotBackend, SnapshotConfig};
 
 #[cfg(test)]
 mod tests;
@@ -82,45 +84,6 @@ pub enum AppBackend {
     Memory,
 }
 
-/// How snapshots are kept and built.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SnapshotConfig {
-    /// Where they are kept.
-    pub backend: SnapshotBackend,
-    /// How their files are compressed.
-    pub compression: Compression,
-    /// How hard zstd tries, 1 to 22. The others have no levels.
-    pub compression_level: i32,
-    /// A snapshot of at most this size travels inside raft's message, a larger one as a file.
-    #[serde(deserialize_with = "crate::size::bytes")]
-    pub inline_bytes_max: u64,
-    /// The pause after a snapshot could not be built, before it is tried again.
-    pub retry_backoff_ms: u64,
-}
-
-/// Where the snapshots of a node are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SnapshotBackend {
-    /// In files, checksummed block by block.
-    CompressedFile,
-    /// In memory: gone with the process. For tests.
-    Memory,
-}
-
-/// How the blocks of a snapshot file are compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Compression {
-    /// Not at all.
-    None,
-    /// Fast, larger files.
-    Lz4,
-    /// Smaller files, slower.
-    Zstd,
-}
-
 /// The segments of the append-only log.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -179,18 +142,6 @@ impl Default for Config {
             gc: GcPolicy::default(),
             store: StoreConfig::default(),
             transport: TransportConfig::default(),
-        }
-    }
-}
-
-impl Default for SnapshotConfig {
-    fn default() -> Self {
-        SnapshotConfig {
-            backend: SnapshotBackend::CompressedFile,
-            compression: Compression::Zstd,
-            compression_level: 3,
-            inline_bytes_max: 64 << 10,
-            retry_backoff_ms: 1_000,
         }
     }
 }
@@ -276,17 +227,8 @@ impl Config {
                 "{key}: got rocksdb, expected {others}: this build is without the feature `rocksdb`"
             ));
         }
-        let (snapshot, gc) = (&self.snapshot, &self.gc);
-        if !(1..=22).contains(&snapshot.compression_level) {
-            let level = snapshot.compression_level;
-            return Err(format!(
-                "snapshot.compression_level: got {level}, expected 1 to 22"
-            ));
-        }
-        let inline = ("snapshot.inline_bytes_max", snapshot.inline_bytes_max);
-        within(inline, 0, INLINE_BYTES_LIMIT)?;
-        let backoff = ("snapshot.retry_backoff_ms", snapshot.retry_backoff_ms);
-        within(backoff, 1, u64::MAX)?;
+        let gc = &self.gc;
+        self.snapshot.check()?;
         let buffer = (
             "rocksdb.write_buffer_bytes",
             self.rocksdb.write_buffer_bytes,
@@ -335,9 +277,6 @@ const SEGMENT_STEP: u64 = 4 << 10;
 const SPARE_SEGMENTS_MAX: u64 = 64;
 /// Raft's own timeouts are not far from this.
 const FLUSH_INTERVAL_MS_MAX: u64 = 10_000;
-
-/// raft-rs keeps a message in memory, and so do transports: larger snapshots are files.
-const INLINE_BYTES_LIMIT: u64 = 16 << 20;
 
 /// RocksDB itself raises smaller ones to this.
 const WRITE_BUFFER_BYTES_MIN: u64 = 64 << 10;

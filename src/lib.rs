@@ -155,8 +155,8 @@ pub use app_store::{
 };
 pub use composite::{CompositeStorage, Parts};
 pub use config::{
-    AppBackend, AppendLogConfig, Compression, Config, LogBackend, RocksConfig, SnapshotBackend,
-    SnapshotConfig, StoreConfig, TlsConfig, TransportConfig,
+    AppBackend, AppendLogConfig, Config, LogBackend, RocksConfig, SnapshotBackend, SnapshotConfig,
+    StoreConfig, TlsConfig, TransportConfig,
 };
 pub use entry_cache::CacheStats;
 pub use error::{Error, RecoveryError, Result};
@@ -179,8 +179,9 @@ pub use reader::Reader;
 pub use scan::{Cursor, Page, Scan};
 pub use snapshot_data::{RaftSnapshotData, SNAPSHOT_DATA_VERSION};
 pub use snapshot_store::{
-    RaftSnapshotStorage, SnapshotFile, SnapshotId, SnapshotInfo, SnapshotKey, SnapshotMeta,
-    SnapshotReader, SnapshotReceiver, SnapshotVerdict, SnapshotWriter,
+    CleanUp, Codec, Compression, DAMAGE_MAX, RaftSnapshotStorage, Retention, SnapshotDamage,
+    SnapshotFile, SnapshotId, SnapshotInfo, SnapshotKey, SnapshotMeta, SnapshotPart,
+    SnapshotReader, SnapshotReceiver, SnapshotReport, SnapshotTransfer, SnapshotWriter,
 };
 pub use state_machine::{ApplyBatch, Present, StateMachine};
 pub use store::{

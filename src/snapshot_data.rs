@@ -6,7 +6,7 @@ use raft::eraftpb::Snapshot;
 
 use crate::error::{Error, Result};
 use crate::proto::{Region, decode};
-use crate::snapshot_store::{SnapshotId, SnapshotInfo, SnapshotKey};
+use crate::snapshot_store::{SnapshotId, SnapshotInfo, SnapshotKey, SnapshotTransfer};
 use crate::types::{LogPosition, RegionId};
 
 /// The content of `Snapshot.data`. Fields 1 to 5 are kvproto's RaftSnapshotData.
@@ -30,6 +30,10 @@ pub struct RaftSnapshotData {
     /// The BLAKE3 digest of the content.
     #[prost(bytes = "vec", tag = "1003")]
     pub digest: Vec<u8>,
+    /// The number that tells the file from others of the same content ([`SnapshotInfo::file_id`]). Who
+    /// gives it can go on with a transfer that broke off; 0 if the sender is too old for that.
+    #[prost(uint64, tag = "1004")]
+    pub file_id: u64,
 }
 
 /// The version that is written, and the newest that is read.
@@ -45,6 +49,7 @@ impl RaftSnapshotData {
             inline_file,
             sequence: info.key.id.sequence,
             digest: info.digest.to_vec(),
+            file_id: info.file_id,
         }
     }
 
@@ -80,6 +85,15 @@ impl RaftSnapshotData {
                 sequence: self.sequence,
             },
         }
+    }
+
+    /// The transfer of the file, if the sender can go on with one that broke off.
+    pub fn transfer(&self, snapshot: &Snapshot) -> Option<SnapshotTransfer> {
+        (self.file_id != 0).then(|| SnapshotTransfer {
+            key: self.key(snapshot),
+            file_id: self.file_id,
+            file_bytes: self.file_size,
+        })
     }
 
     /// Whether the file has to be transferred before the snapshot is installed.

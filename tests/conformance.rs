@@ -4,6 +4,8 @@
 mod broken_data;
 #[path = "conformance/broken_logs.rs"]
 mod broken_logs;
+#[path = "conformance/broken_snapshots.rs"]
+mod broken_snapshots;
 #[path = "conformance/broken_transactions.rs"]
 mod broken_transactions;
 mod nodes;
@@ -16,6 +18,9 @@ mod plain_storage;
 mod rocks;
 #[path = "conformance/segment_log.rs"]
 mod segment_log;
+
+#[path = "conformance/snapshots.rs"]
+mod snapshots;
 
 use peerstore::conformance::{self, Harness};
 use peerstore::memory::{MemoryData, MemoryLog};

@@ -1,6 +1,7 @@
 //! Tests of the config: what is accepted, and what a refusal says.
 
 use super::*;
+use crate::snapshot_store::Compression;
 
 const EXAMPLE: &str = include_str!("../../docs/config.example.yaml");
 
@@ -58,7 +59,8 @@ store_id: 8
 durability: buffered
 log: memory
 app: memory
-snapshot: {backend: memory, compression: lz4, compression_level: 9, inline_bytes_max: 0, retry_backoff_ms: 5}
+snapshot: {backend: memory, compression: gzip, compression_level: 9, inline_bytes_max: 0, retry_backoff_ms: 5,
+  keep_latest: 3, max_age_hours: 4, total_bytes_max: 1GiB, partial_age_hours: 2}
 entry_cache_bytes: 1GB
 append_log: {segment_bytes: 1MiB, spare_segments: 1, flush_interval_ms: 5, ring_bytes: 0, index_bytes_max: 1KiB, compress: false}
 rocksdb: {block_cache_bytes: 1MiB, write_buffer_bytes: 2 MiB}
@@ -73,10 +75,13 @@ gc: {entries_max: 10, bytes_max: 4096, entries_trailing: 3}
         app: AppBackend::Memory,
         snapshot: SnapshotConfig {
             backend: SnapshotBackend::Memory,
-            compression: Compression::Lz4,
-            compression_level: 9,
+            compression: Compression::Gzip { level: 9 },
             inline_bytes_max: 0,
             retry_backoff_ms: 5,
+            keep_latest: 3,
+            max_age_hours: 4,
+            total_bytes_max: 1 << 30,
+            partial_age_hours: 2,
         },
         entry_cache_bytes: 1_000_000_000,
         append_log: AppendLogConfig {

@@ -5,6 +5,7 @@
 //! - [`raft_log`] for a [`RaftLogStorage`],
 //! - [`app_store`] for an [`ApplicationDataStorage`],
 //! - [`transactions`] for a [`TransactionalStorage`],
+//! - [`snapshots`] for a [`RaftSnapshotStorage`],
 //! - [`raft_storage`] for anything that implements [`raft::Storage`], whatever it is built on.
 //!
 //! Every case gets a new, empty store. `run` goes through all of them and then panics with the names
@@ -12,10 +13,11 @@
 //!
 //! ```
 //! use peerstore::conformance;
-//! use peerstore::memory::{MemoryData, MemoryLog};
+//! use peerstore::memory::{MemoryData, MemoryLog, MemorySnapshots};
 //!
 //! conformance::raft_log::run(MemoryLog::new);
 //! conformance::app_store::run(MemoryData::new);
+//! conformance::snapshots::run(MemorySnapshots::new);
 //! ```
 //!
 //! A store that keeps what it is given says how to open it again; the cases of persistence are
@@ -49,12 +51,15 @@ pub mod app_store;
 pub mod raft_log;
 pub mod raft_storage;
 mod samples;
+pub mod snapshots;
 pub mod transactions;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::{ApplicationDataStorage, RaftLogStorage, Result, TransactionalStorage};
+use crate::{
+    ApplicationDataStorage, RaftLogStorage, RaftSnapshotStorage, Result, TransactionalStorage,
+};
 
 /// A store under test and how it is opened again. A store by itself is one that cannot be.
 pub trait Harness<S: ?Sized> {
@@ -94,6 +99,12 @@ impl<D: ApplicationDataStorage + 'static> Harness<dyn ApplicationDataStorage> fo
 
 impl<T: TransactionalStorage + 'static> Harness<dyn TransactionalStorage> for T {
     fn store(&self) -> &(dyn TransactionalStorage + 'static) {
+        self
+    }
+}
+
+impl<S: RaftSnapshotStorage + 'static> Harness<dyn RaftSnapshotStorage> for S {
+    fn store(&self) -> &(dyn RaftSnapshotStorage + 'static) {
         self
     }
 }

@@ -8,12 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::snapshot_format::{
-    Compression, Decoder, Encoder, Sink, SinkStream, check_limit, free_key, random_identity,
-    verdict,
+    Decoder, Encoder, Sink, SinkStream, Stamp, check_limit, free_key, report,
 };
 use crate::snapshot_store::{
-    RaftSnapshotStorage, SnapshotFile, SnapshotInfo, SnapshotKey, SnapshotMeta, SnapshotReader,
-    SnapshotReceiver, SnapshotVerdict, SnapshotWriter,
+    Compression, RaftSnapshotStorage, SnapshotFile, SnapshotInfo, SnapshotKey, SnapshotMeta,
+    SnapshotReader, SnapshotReceiver, SnapshotReport, SnapshotTransfer, SnapshotWriter,
 };
 use crate::types::RegionId;
 
@@ -28,10 +27,14 @@ const FILE_BYTES_MAX: u64 = 1 << 30;
 #[derive(Clone)]
 pub struct MemorySnapshots {
     files: Arc<Mutex<Files>>,
+    arrivals: Arc<Mutex<Arrivals>>,
     file_bytes_max: u64,
 }
 
 type Files = BTreeMap<SnapshotKey, Stored>;
+
+/// What has come of files whose transfer broke off; nothing while one is just coming.
+type Arrivals = BTreeMap<(SnapshotKey, u64), Option<Vec<u8>>>;
 
 struct Stored {
     info: SnapshotInfo,
@@ -55,8 +58,13 @@ impl MemorySnapshots {
     pub fn with_file_bytes_max(file_bytes_max: u64) -> Self {
         MemorySnapshots {
             files: Arc::default(),
+            arrivals: Arc::default(),
             file_bytes_max,
         }
+    }
+
+    fn arrivals(&self) -> MutexGuard<'_, Arrivals> {
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn files(&self) -> MutexGuard<'_, Files> {
@@ -88,13 +96,7 @@ impl MemorySnapshots {
 impl RaftSnapshotStorage for MemorySnapshots {
     fn create(&self, meta: SnapshotMeta) -> Result<Box<dyn SnapshotWriter>> {
         let staged = Staged::new(self);
-        let encoder = Encoder::new(
-            staged,
-            meta,
-            Compression::None,
-            BLOCK_BYTES,
-            random_identity(),
-        );
+        let encoder = Encoder::new(staged, meta, Compression::None, BLOCK_BYTES, Stamp::new());
         Ok(Box::new(SinkStream::new(encoder?, Path::new(PLACE))))
     }
 
@@ -110,6 +112,29 @@ impl RaftSnapshotStorage for MemorySnapshots {
     fn receive(&self) -> Result<Box<dyn SnapshotReceiver>> {
         let received = Received(Staged::new(self));
         Ok(Box::new(SinkStream::new(received, Path::new(PLACE))))
+    }
+
+    fn resume(&self, transfer: &SnapshotTransfer) -> Result<Box<dyn SnapshotReceiver>> {
+        let more = usize::try_from(transfer.file_bytes).unwrap_or(usize::MAX);
+        check_limit(Path::new(PLACE), 0, more, self.file_bytes_max)?;
+        let id = (transfer.key, transfer.file_id);
+        let mut arrivals = self.arrivals();
+        if arrivals.get(&id).is_some_and(Option::is_none) {
+            let name = transfer.key.to_string();
+            return Err(Error::SnapshotInUse { name });
+        }
+        let bytes = arrivals.insert(id, None).flatten().unwrap_or_default();
+        let region = transfer.key.region;
+        arrivals.retain(|(key, _), bytes| key.region != region || bytes.is_none());
+        drop(arrivals);
+        let mut staged = Staged::new(self);
+        staged.bytes = bytes;
+        let resumed = Resumed {
+            staged,
+            transfer: *transfer,
+            keeps: true,
+        };
+        Ok(Box::new(SinkStream::new(resumed, Path::new(PLACE))))
     }
 
     fn list(&self, region: Option<RegionId>) -> Result<Vec<SnapshotInfo>> {
@@ -136,9 +161,8 @@ impl RaftSnapshotStorage for MemorySnapshots {
         Ok(())
     }
 
-    fn verify(&self, key: &SnapshotKey) -> Result<SnapshotVerdict> {
-        let file = Box::new(self.file(key)?);
-        verdict(Decoder::of_key(file, Path::new(PLACE), key).and_then(Decoder::check))
+    fn verify(&self, key: &SnapshotKey) -> Result<SnapshotReport> {
+        report(Box::new(self.file(key)?), Path::new(PLACE), key)
     }
 }
 
@@ -164,6 +188,12 @@ impl Sink for Staged {
 }
 
 impl SnapshotWriter for SinkStream<Encoder<Staged>> {
+    fn count_entries(&mut self, count: u64) {
+        if let Some(encoder) = self.sink_mut() {
+            encoder.count_entries(count);
+        }
+    }
+
     fn commit(self: Box<Self>) -> Result<SnapshotInfo> {
         let (staged, info) = self.into_inner()?.finish()?;
         staged.store.insert(info, staged.bytes.into())
@@ -183,16 +213,80 @@ impl Sink for Received {
 }
 
 impl SnapshotReceiver for SinkStream<Received> {
+    fn offset(&self) -> u64 {
+        self.sink()
+            .map_or(0, |Received(staged)| staged.bytes.len() as u64)
+    }
+
     fn commit(self: Box<Self>) -> Result<SnapshotInfo> {
         let Received(staged) = self.into_inner()?;
-        let bytes: Arc<[u8]> = staged.bytes.into();
+        staged.take_in()
+    }
+}
+
+impl Staged {
+    /// Checks all of it and puts it into the store, unless the same content is there already.
+    fn take_in(self) -> Result<SnapshotInfo> {
+        let bytes: Arc<[u8]> = self.bytes.into();
         let file = Box::new(Cursor::new(Arc::clone(&bytes)));
         let info = Decoder::new(file, Path::new(PLACE))?.check()?;
-        let twins = staged.store.list(Some(info.key.region))?;
+        let twins = self.store.list(Some(info.key.region))?;
         let same = |twin: &SnapshotInfo| twin.digest == info.digest && twin.meta == info.meta;
         match twins.into_iter().find(same) {
             Some(twin) => Ok(twin),
-            None => staged.store.insert(info, bytes),
+            None => self.store.insert(info, bytes),
         }
+    }
+}
+
+/// A file that comes from another store, and of which a part may have come before.
+struct Resumed {
+    staged: Staged,
+    transfer: SnapshotTransfer,
+    /// Whether what has come is kept for the next try.
+    keeps: bool,
+}
+
+impl Sink for Resumed {
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        let length = self.staged.bytes.len() as u64;
+        let limit = self.transfer.file_bytes;
+        let written = check_limit(Path::new(PLACE), length, bytes.len(), limit)
+            .and_then(|()| self.staged.put(bytes));
+        self.keeps = written.is_ok();
+        written
+    }
+}
+
+impl Drop for Resumed {
+    fn drop(&mut self) {
+        let id = (self.transfer.key, self.transfer.file_id);
+        let mut arrivals = self.staged.store.arrivals();
+        match self.keeps {
+            true => arrivals.insert(id, Some(std::mem::take(&mut self.staged.bytes))),
+            false => arrivals.remove(&id),
+        };
+    }
+}
+
+impl SnapshotReceiver for SinkStream<Resumed> {
+    fn offset(&self) -> u64 {
+        self.sink()
+            .map_or(0, |resumed| resumed.staged.bytes.len() as u64)
+    }
+
+    fn commit(self: Box<Self>) -> Result<SnapshotInfo> {
+        let mut resumed = self.into_inner()?;
+        let (got, expected) = (resumed.staged.bytes.len(), resumed.transfer.file_bytes);
+        if (got as u64) < expected {
+            let detail = format!("{got} bytes have come, expected {expected}");
+            let (region, key) = (resumed.transfer.key.region, resumed.transfer.key);
+            let what = format!("snapshot file {key}");
+            return Err(Error::corruption(Some(region), what, detail));
+        }
+        resumed.keeps = false;
+        let mut whole = Staged::new(&resumed.staged.store);
+        whole.bytes = std::mem::take(&mut resumed.staged.bytes);
+        whole.take_in()
     }
 }

@@ -291,6 +291,7 @@ fn snapshot(rig: &Rig, index: u64) -> Message {
         inline_file: b"never looked into".to_vec(),
         sequence: 1,
         digest: vec![0; 32],
+        ..RaftSnapshotData::default()
     };
     let mut snapshot = Snapshot::default();
     snapshot.data = prost::Message::encode_to_vec(&data).into();

@@ -1,10 +1,11 @@
-//! The time since a node was opened, for the pause of a failed snapshot. Uses: nothing of ours.
+//! The time since a node was opened, for the pause of a failed snapshot, and the wall time, for the age
+//! of those that are kept. Uses: nothing of ours.
 //!
 //! Nothing that safety rests on, and nothing that is replicated.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A clock that never goes back. Clones show the same time.
 #[derive(Clone, Debug)]
@@ -41,6 +42,16 @@ impl Clock {
         match self {
             Clock::Machine { start } => start.elapsed(),
             Clock::Manual { nanos } => Duration::from_nanos(nanos.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// The wall time. Under a manual clock it is ahead by what that was moved: snapshots have their dates
+    /// from the machine, and grow old as the clock moves.
+    pub fn wall(&self) -> SystemTime {
+        let now = SystemTime::now();
+        match self {
+            Clock::Machine { .. } => now,
+            Clock::Manual { .. } => now.checked_add(self.now()).unwrap_or(now),
         }
     }
 

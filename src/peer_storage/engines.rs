@@ -2,7 +2,7 @@
 //! Uses: the seams. Never does I/O itself.
 
 use std::any::Any;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
@@ -11,12 +11,13 @@ use crossbeam_channel::Sender;
 use super::clock::Clock;
 use super::fetch::FetchTask;
 use super::gc::GcPolicy;
+use super::retain::CleanUpTask;
 use super::snapshot::SnapshotTask;
 use crate::app_store::ApplicationDataStorage;
 use crate::entry_cache::CacheBudget;
 use crate::error::{Error, Result};
 use crate::raft_log::{LogBatch, RaftLogStorage};
-use crate::snapshot_store::{RaftSnapshotStorage, SnapshotKey};
+use crate::snapshot_store::{RaftSnapshotStorage, Retention, SnapshotKey};
 use crate::types::{Durability, RegionId};
 
 /// What can be chosen for the regions of a node.
@@ -31,6 +32,8 @@ pub struct StorageOptions {
     pub retry_backoff: Duration,
     /// When the log is compacted by policy.
     pub gc: GcPolicy,
+    /// Which snapshots are kept when raft has no more use for them; without, none.
+    pub retention: Option<Retention>,
 }
 
 impl Default for StorageOptions {
@@ -40,6 +43,7 @@ impl Default for StorageOptions {
             inline_bytes_max: 64 << 10,
             retry_backoff: Duration::from_secs(1),
             gc: GcPolicy::default(),
+            retention: None,
         }
     }
 }
@@ -64,6 +68,8 @@ pub struct NeededFiles(Mutex<FileUses>);
 struct FileUses {
     needed: HashSet<SnapshotKey>,
     removing: HashSet<SnapshotKey>,
+    // The last one that was built of each region, until the region gives it up.
+    offered: HashMap<RegionId, SnapshotKey>,
 }
 
 impl NeededFiles {
@@ -85,7 +91,26 @@ impl NeededFiles {
 
     /// No file of `region` is needed any more: its last install has come to its end.
     pub fn release_region(&self, region: RegionId) {
-        self.lock().needed.retain(|key| key.region != region);
+        let mut uses = self.lock();
+        uses.needed.retain(|key| key.region != region);
+        uses.offered.remove(&region);
+    }
+
+    /// raft is offered `key`, until the region builds another one or gives it up. A policy leaves it
+    /// alone meanwhile, whatever is newer; who asks for its removal gets it.
+    pub fn offer(&self, key: SnapshotKey) {
+        self.lock().offered.insert(key.region, key);
+    }
+
+    /// The region has given up what it had built.
+    pub fn withdraw(&self, region: RegionId) {
+        self.lock().offered.remove(&region);
+    }
+
+    /// Whether a policy has to leave `key` alone.
+    pub fn is_used(&self, key: &SnapshotKey) -> bool {
+        let uses = self.lock();
+        uses.needed.contains(key) || uses.offered.get(&key.region) == Some(key)
     }
 
     /// Removes `key` from `store`, unless it is needed.
@@ -184,10 +209,23 @@ impl Engines {
         self.log.write(batch, durability)
     }
 
-    /// Has the worker remove a snapshot file.
+    /// Has the worker remove a snapshot file that raft has no more use for, or what has become too
+    /// much with it if some are kept.
     pub fn remove_snapshot_file(&self, key: SnapshotKey) {
+        if self.options.retention.is_some() {
+            return self.clean_up_snapshots();
+        }
         // Without a worker the node is going down; the file is an orphan and removed at the next open.
         let _ = self.tasks.snapshot.send(SnapshotTask::Remove(key));
+    }
+
+    /// Has the worker remove the snapshots that the policy does not keep, if there is one.
+    pub fn clean_up_snapshots(&self) {
+        if let Some(retention) = self.options.retention {
+            let task = CleanUpTask::new(retention, &self.app, &self.clock);
+            // Without a worker the node is going down, and the next open does it.
+            let _ = (self.tasks.snapshot).send(SnapshotTask::CleanUp(task));
+        }
     }
 }
 

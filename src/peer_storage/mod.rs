@@ -30,6 +30,7 @@ mod log_bytes;
 mod open;
 mod read;
 mod recovery;
+mod retain;
 mod snapshot;
 mod snapshot_content;
 mod snapshot_data;

@@ -68,7 +68,9 @@ impl PeerStorage {
         })?;
         // An install that failed without a restart has left its file in need until now.
         engines.tasks.needed.release_region(region);
-        remove_orphans(engines, region)?;
+        if engines.options.retention.is_none() {
+            remove_orphans(engines, region)?;
+        }
         let storage = PeerStorage::build(engines, stored, last_term, 0, ownership);
         Ok(storage)
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use raft::eraftpb::Snapshot;
 
+use super::retain::CleanUpTask;
 use super::snapshot_content::{Cancel, write_content};
 use super::{NeededFiles, PeerStorage};
 use crate::app_store::{DataRead, DataView, Keyspace};
@@ -20,7 +21,9 @@ use crate::error::{Error, Result, catch_panic};
 use crate::keys::region_key;
 use crate::proto::{PeerState, RaftApplyState, RegionEpoch, RegionLocalState};
 use crate::snapshot_data::{RaftSnapshotData, position};
-use crate::snapshot_store::{RaftSnapshotStorage, SnapshotInfo, SnapshotKey, SnapshotMeta};
+use crate::snapshot_store::{
+    CleanUp, RaftSnapshotStorage, SnapshotInfo, SnapshotKey, SnapshotMeta,
+};
 use crate::types::{LogPosition, RegionId};
 
 /// No pause and no wait is longer; a point in time further away may not exist.
@@ -32,6 +35,8 @@ pub enum SnapshotTask {
     Build(Box<BuildTask>),
     /// Remove one that is of no more use.
     Remove(SnapshotKey),
+    /// Remove those that the policy does not keep.
+    CleanUp(CleanUpTask),
 }
 
 /// A snapshot to be built.
@@ -55,7 +60,7 @@ impl SnapshotTask {
     pub fn asker(&self) -> Option<RegionId> {
         match self {
             SnapshotTask::Build(task) => Some(task.meta.region.region_id()),
-            SnapshotTask::Remove(_) => None,
+            SnapshotTask::Remove(_) | SnapshotTask::CleanUp(_) => None,
         }
     }
 
@@ -67,7 +72,7 @@ impl SnapshotTask {
         needed: &NeededFiles,
     ) -> Option<SnapshotTask> {
         match self {
-            SnapshotTask::Build(task) => task.run(store).map(SnapshotTask::Remove),
+            SnapshotTask::Build(task) => task.run(store, needed).map(SnapshotTask::Remove),
             SnapshotTask::Remove(key) => match needed.remove(store, &key) {
                 Ok(()) => None,
                 Err(Error::SnapshotInUse { .. }) => Some(SnapshotTask::Remove(key)),
@@ -77,14 +82,25 @@ impl SnapshotTask {
                     None
                 }
             },
+            SnapshotTask::CleanUp(task) => {
+                match task.run(store, needed) {
+                    Ok(CleanUp { removed: 0, .. }) => {}
+                    Ok(done) => tracing::info!(?done, "snapshots cleaned up"),
+                    Err(error) => tracing::warn!(%error, "snapshots not cleaned up"),
+                }
+                None
+            }
         }
     }
 }
 
 impl BuildTask {
     /// Answers the region; hands back the file if the region is gone, and nobody will ask for it.
-    fn run(self, store: &dyn RaftSnapshotStorage) -> Option<SnapshotKey> {
+    fn run(self, store: &dyn RaftSnapshotStorage, needed: &NeededFiles) -> Option<SnapshotKey> {
         let result = catch_panic("snapshot", || self.build(store));
+        if let Ok(built) = &result {
+            needed.offer(built.info.key);
+        }
         let unsent = self.reply.send(result).err()?;
         unsent.0.ok().map(|built| built.info.key)
     }
@@ -428,6 +444,8 @@ impl PeerStorage {
         };
         let sender = &self.engines.tasks.snapshot;
         (sender.send(SnapshotTask::Build(Box::new(task)))).map_err(|_| worker_gone())?;
+        // Behind it in the queue: it counts the new one.
+        self.engines.clean_up_snapshots();
         Ok(Some(Generating {
             position,
             conf_ver: epoch.conf_ver,
@@ -503,6 +521,7 @@ impl PeerStorage {
     }
 
     fn discard(&self, slot: Slot) {
+        self.engines.tasks.needed.withdraw(self.region_id());
         match slot {
             Slot::Generating(generating) => {
                 generating.cancel.cancel();

@@ -74,6 +74,7 @@ pub(crate) fn write_content(
         let record = Record::parse(bytes);
         record.is_some_and(|record| record.is_gone_at(clock.unwrap_or(0)))
     };
+    let mut count = 0;
     for space in Keyspace::APPLICATION {
         view.scan(space, range, &mut |key, value| {
             cancel.check(region)?;
@@ -88,9 +89,11 @@ pub(crate) fn write_content(
             writer.write_all(&head).map_err(failed)?;
             writer.write_all(key).map_err(failed)?;
             writer.write_all(value).map_err(failed)?;
+            count += 1;
             Ok(ControlFlow::Continue(()))
         })?;
     }
+    writer.count_entries(count);
     writer.write_all(&[END]).map_err(failed)
 }
 

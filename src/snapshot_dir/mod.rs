@@ -2,32 +2,35 @@
 //! seam. Never reads a snapshot into memory whole.
 //!
 //! A snapshot is written to `<number>.tmp`, fsynced, renamed to `<region>-<term>-<index>-<sequence>.snap`,
-//! and the directory fsynced. Names are built from integers only, and names that were not built so are
-//! left alone. What is there is known from memory: no lock is held while a file is read or written.
+//! and the directory fsynced. What comes from another store and can be gone on with later is
+//! `<region>-<term>-<index>-<sequence>-<file id>-<begun>.part` until it is whole. Names are built from
+//! integers only, and names that were not built so are left alone. What is there is known from memory:
+//! no lock is held while a file is read or written.
 
 mod index;
+mod partial;
 mod staging;
 
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
 use crate::fs::{File, FileLock, FileSystem};
-use crate::snapshot_format::{
-    BLOCK_BYTES_MAX, Decoder, Encoder, SinkStream, random_identity, verdict,
-};
+use crate::snapshot_format::{BLOCK_BYTES_MAX, Decoder, Encoder, SinkStream, Stamp, report};
 use crate::snapshot_store::{
-    RaftSnapshotStorage, SnapshotFile, SnapshotInfo, SnapshotKey, SnapshotMeta, SnapshotReader,
-    SnapshotReceiver, SnapshotVerdict, SnapshotWriter,
+    RaftSnapshotStorage, SnapshotFile, SnapshotId, SnapshotInfo, SnapshotKey, SnapshotMeta,
+    SnapshotReader, SnapshotReceiver, SnapshotReport, SnapshotTransfer, SnapshotWriter,
 };
 use crate::types::RegionId;
 
 use index::{Index, Pin};
+use partial::{Arrivals, Partial};
 use staging::{Received, Staged};
 
-pub use crate::snapshot_format::Compression;
+pub use crate::snapshot_store::{Codec, Compression};
 
 /// What the names of finished snapshots end with.
 const SNAPSHOT_SUFFIX: &str = ".snap";
@@ -47,6 +50,9 @@ pub struct SnapshotOptions {
     pub block_bytes: u32,
     /// The largest file that is received.
     pub file_bytes_max: u64,
+    /// How long what has come of a file that broke off is kept, since it was begun. Looked at when the
+    /// store is opened and when a file begins to come.
+    pub partial_age_max: Duration,
 }
 
 impl Default for SnapshotOptions {
@@ -55,6 +61,7 @@ impl Default for SnapshotOptions {
             compression: Compression::default(),
             block_bytes: BLOCK_BYTES_MAX,
             file_bytes_max: u64::MAX,
+            partial_age_max: Duration::from_secs(24 * 3600),
         }
     }
 }
@@ -73,12 +80,8 @@ impl SnapshotOptions {
                 "block_bytes is {got}, expected 1 to {BLOCK_BYTES_MAX}"
             ));
         }
-        match self.compression {
-            Compression::Zstd { level } if !(1..=22).contains(&level) => {
-                refuse(format!("zstd level is {level}, expected 1 to 22"))
-            }
-            _ => Ok(()),
-        }
+        let level = self.compression.check();
+        level.or_else(|message| refuse(format!("compression level: {message}")))
     }
 }
 
@@ -115,13 +118,14 @@ struct Shared {
     dir: PathBuf,
     options: SnapshotOptions,
     index: Index,
+    arrivals: Arrivals,
     next_staged: AtomicU64,
     _lock: Box<dyn FileLock>,
 }
 
 impl SnapshotDir {
-    /// Opens the store in `dir`, which is created if it is missing. Unfinished snapshots are removed;
-    /// of finished ones head and foot are read.
+    /// Opens the store in `dir`, which is created if it is missing. Unfinished snapshots are removed,
+    /// but for what has come of a file that can be gone on with; of finished ones head and foot are read.
     ///
     /// # Errors
     /// `Config` for options that make no sense, `Locked` if the store is open, else `DiskFull` or
@@ -140,14 +144,18 @@ impl SnapshotDir {
             dir,
             options,
             index: Index::default(),
+            arrivals: Arrivals::default(),
             next_staged: AtomicU64::new(0),
             _lock: lock,
         };
+        let now = SystemTime::now();
         for name in shared.fs.list(&shared.dir)? {
             let Some(name) = name.to_str() else { continue };
             if let Some(key) = parse_snapshot_name(name) {
                 shared.index.insert(key, shared.inspect(&key));
-            } else if is_staged_name(name) {
+            } else if is_staged_name(name)
+                || Partial::of_name(name).is_some_and(|partial| shared.is_expired(&partial, now))
+            {
                 shared.fs.remove(&shared.dir.join(name))?;
             }
         }
@@ -173,6 +181,14 @@ impl Shared {
     fn staged_path(&self) -> PathBuf {
         let number = self.next_staged.fetch_add(1, Ordering::Relaxed);
         self.dir.join(format!("{number}{STAGED_SUFFIX}"))
+    }
+
+    /// Whether what has come of a file is kept no longer. A clock that was set back makes it young.
+    fn is_expired(&self, partial: &Partial, now: SystemTime) -> bool {
+        let begun = UNIX_EPOCH.checked_add(Duration::from_secs(partial.begun_s));
+        begun
+            .and_then(|begun| now.duration_since(begun).ok())
+            .is_some_and(|age| age > self.options.partial_age_max)
     }
 
     fn not_found(&self, key: &SnapshotKey) -> Error {
@@ -216,7 +232,7 @@ impl RaftSnapshotStorage for SnapshotDir {
             block_bytes,
             ..
         } = self.shared.options;
-        let encoder = Encoder::new(staged, meta, compression, block_bytes, random_identity())?;
+        let encoder = Encoder::new(staged, meta, compression, block_bytes, Stamp::new())?;
         Ok(Box::new(SinkStream::new(encoder, &self.shared.dir)))
     }
 
@@ -242,6 +258,11 @@ impl RaftSnapshotStorage for SnapshotDir {
         Ok(Box::new(SinkStream::new(received, &self.shared.dir)))
     }
 
+    fn resume(&self, transfer: &SnapshotTransfer) -> Result<Box<dyn SnapshotReceiver>> {
+        let resumed = partial::resume(&self.shared, transfer)?;
+        Ok(Box::new(SinkStream::new(resumed, &self.shared.dir)))
+    }
+
     fn list(&self, region: Option<RegionId>) -> Result<Vec<SnapshotInfo>> {
         Ok(self.shared.index.list(region))
     }
@@ -258,27 +279,33 @@ impl RaftSnapshotStorage for SnapshotDir {
         self.shared.fs.sync_dir(&self.shared.dir)
     }
 
-    fn verify(&self, key: &SnapshotKey) -> Result<SnapshotVerdict> {
+    fn verify(&self, key: &SnapshotKey) -> Result<SnapshotReport> {
         let (_pin, file) = self.pinned(key)?;
-        verdict((self.shared.decoder(key, file)).and_then(Decoder::check))
+        report(Box::new(file), &self.shared.path(key), key)
+    }
+}
+
+/// The numbers of a name of that many, with dashes between them, in front of `suffix`.
+fn numbers_of<const N: usize>(name: &str, suffix: &str) -> Option<[u64; N]> {
+    let numbers = name.strip_suffix(suffix)?.split('-').map(str::parse);
+    let numbers: Vec<u64> = numbers.collect::<Result<_, _>>().ok()?;
+    numbers.try_into().ok()
+}
+
+fn key_of([region, term, index, sequence]: [u64; 4]) -> SnapshotKey {
+    SnapshotKey {
+        region: RegionId(region),
+        id: SnapshotId {
+            term,
+            index,
+            sequence,
+        },
     }
 }
 
 /// The key of a name that this store would give it, and of no other.
 fn parse_snapshot_name(name: &str) -> Option<SnapshotKey> {
-    let numbers = name
-        .strip_suffix(SNAPSHOT_SUFFIX)?
-        .split('-')
-        .map(str::parse);
-    let numbers: Vec<u64> = numbers.collect::<Result<_, _>>().ok()?;
-    let [region, term, index, sequence] = numbers[..] else {
-        return None;
-    };
-    let mut key = SnapshotKey {
-        region: RegionId(region),
-        ..SnapshotKey::default()
-    };
-    (key.id.term, key.id.index, key.id.sequence) = (term, index, sequence);
+    let key = key_of(numbers_of(name, SNAPSHOT_SUFFIX)?);
     // A sign or a leading zero would parse too.
     (format!("{key}{SNAPSHOT_SUFFIX}") == name).then_some(key)
 }

@@ -10,13 +10,25 @@ use crate::fs::File;
 use crate::snapshot_format::{Decoder, Encoder, Sink, SinkStream, check_limit};
 use crate::snapshot_store::{SnapshotInfo, SnapshotReceiver, SnapshotWriter};
 
-/// A file that is removed when it is dropped, unless it was published.
+/// A file that is not published yet.
 pub(super) struct Staged {
-    shared: Arc<Shared>,
-    file: Arc<dyn File>,
-    path: PathBuf,
-    length: u64,
-    published: bool,
+    pub(super) shared: Arc<Shared>,
+    pub(super) file: Arc<dyn File>,
+    pub(super) path: PathBuf,
+    /// What was written of it, from its start.
+    pub(super) length: u64,
+    pub(super) fate: Fate,
+}
+
+/// What becomes of a file when nobody works on it any more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is given up.
+    Removed,
+    /// Another try goes on with it.
+    Kept,
+    /// It is a snapshot.
+    Published,
 }
 
 impl Staged {
@@ -27,7 +39,7 @@ impl Staged {
             file: shared.fs.create(&path)?.into(),
             path,
             length: 0,
-            published: false,
+            fate: Fate::Removed,
         })
     }
 
@@ -41,8 +53,19 @@ impl Staged {
         staged.shared.fs.rename(&staged.path, &target)?;
         staged.path = target;
         staged.shared.fs.sync_dir(&staged.shared.dir)?;
-        staged.published = true;
+        staged.fate = Fate::Published;
         Ok(reservation.fill(info))
+    }
+
+    /// Checks all of it and publishes it, unless the same content is there already.
+    pub(super) fn take_in(mut self) -> Result<SnapshotInfo> {
+        self.fate = Fate::Removed;
+        let file = FileCursor::new(Arc::clone(&self.file))?;
+        let info = Decoder::new(Box::new(file), &self.path)?.check()?;
+        match intact_twin(&self.shared, &info) {
+            Some(twin) => Ok(twin),
+            None => self.publish(info),
+        }
     }
 }
 
@@ -56,7 +79,9 @@ impl Sink for Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        if self.published {
+        // Nothing is no part of anything.
+        let is_kept = self.fate == Fate::Kept && self.length > 0;
+        if is_kept || self.fate == Fate::Published {
             return;
         }
         if let Err(error) = self.shared.fs.remove(&self.path) {
@@ -66,6 +91,12 @@ impl Drop for Staged {
 }
 
 impl SnapshotWriter for SinkStream<Encoder<Staged>> {
+    fn count_entries(&mut self, count: u64) {
+        if let Some(encoder) = self.sink_mut() {
+            encoder.count_entries(count);
+        }
+    }
+
     fn commit(self: Box<Self>) -> Result<SnapshotInfo> {
         let (staged, info) = self.into_inner()?.finish()?;
         staged.publish(info)
@@ -84,14 +115,13 @@ impl Sink for Received {
 }
 
 impl SnapshotReceiver for SinkStream<Received> {
+    fn offset(&self) -> u64 {
+        self.sink().map_or(0, |Received(staged)| staged.length)
+    }
+
     fn commit(self: Box<Self>) -> Result<SnapshotInfo> {
         let Received(staged) = self.into_inner()?;
-        let file = FileCursor::new(Arc::clone(&staged.file))?;
-        let info = Decoder::new(Box::new(file), &staged.path)?.check()?;
-        match intact_twin(&staged.shared, &info) {
-            Some(twin) => Ok(twin),
-            None => staged.publish(info),
-        }
+        staged.take_in()
     }
 }
 

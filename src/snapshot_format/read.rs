@@ -1,75 +1,47 @@
 //! A snapshot file in, checked content out, block by block. Uses: snapshot_format, snapshot_store, error.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::{BLOCK_HEAD_BYTES, Codec, Fields, Layout, block_crc, check_crc, damaged, read_exact};
+use super::codec::Decompressor;
+use super::layout::Layout;
+use super::{BLOCK_HEAD_BYTES, Fault, Fields, block_crc, check_crc, damaged, read_part};
 use crate::error::{Error, Result};
-use crate::snapshot_store::{SnapshotFile, SnapshotInfo, SnapshotKey, SnapshotReader};
-
-enum Decompressor {
-    None,
-    Lz4,
-    Zstd(zstd::bulk::Decompressor<'static>),
-}
-
-impl Decompressor {
-    fn new(codec: Codec, path: &Path) -> Result<Self> {
-        Ok(match codec {
-            Codec::None => Decompressor::None,
-            Codec::Lz4 => Decompressor::Lz4,
-            Codec::Zstd => {
-                let zstd = zstd::bulk::Decompressor::new();
-                Decompressor::Zstd(zstd.map_err(|e| Error::io("decompress", path, e))?)
-            }
-        })
-    }
-
-    /// Fills `raw`, no more and no less.
-    ///
-    /// # Errors
-    /// What is wrong with the bytes.
-    fn decompress(&mut self, stored: &[u8], raw: &mut [u8]) -> Result<(), String> {
-        let got = match self {
-            Decompressor::None => return Err("compressed, in a file without compression".into()),
-            Decompressor::Lz4 => {
-                lz4_flex::block::decompress_into(stored, raw).map_err(|e| e.to_string())?
-            }
-            Decompressor::Zstd(zstd) => {
-                (zstd.decompress_to_buffer(stored, raw)).map_err(|e| e.to_string())?
-            }
-        };
-        if got != raw.len() {
-            let expected = raw.len();
-            return Err(format!(
-                "{got} bytes when decompressed, expected {expected}"
-            ));
-        }
-        Ok(())
-    }
-}
+use crate::snapshot_store::{
+    SnapshotFile, SnapshotInfo, SnapshotKey, SnapshotPart, SnapshotReader,
+};
 
 /// Reads one file. Its memory is two blocks, of at most [`super::BLOCK_BYTES_MAX`] each, and what the
 /// decompressor takes. Bytes come out only of blocks that were checked, those of the last one only
-/// after the digest was.
+/// after the digest was, if every block was read.
 pub(crate) struct Decoder {
     file: Box<dyn SnapshotFile>,
     path: PathBuf,
     layout: Layout,
     info: SnapshotInfo,
     decompressor: Decompressor,
+    /// Of the first `digested` blocks.
     digest: blake3::Hasher,
-    /// Where the next block starts.
-    offset: u64,
+    digested: u64,
+    /// The block that is read next, and where it starts.
     next_block: u64,
-    /// The content of the blocks that were not read yet.
-    content_left: u64,
+    offset: u64,
+    /// Where in the content the next read starts.
+    position: u64,
+    /// The last block that was read, and where in the content it starts.
     block: Vec<u8>,
-    /// How much of `block` was given out. Invariant: `taken <= block.len()`.
-    taken: usize,
+    block_start: u64,
     stored: Vec<u8>,
     /// After an error there is nothing more to read.
     failed: bool,
+}
+
+/// The lengths and the checksum in front of a block.
+struct BlockHead {
+    bytes: [u8; BLOCK_HEAD_BYTES],
+    raw_len: u32,
+    stored_len: u32,
+    crc: u32,
 }
 
 impl Decoder {
@@ -78,26 +50,36 @@ impl Decoder {
     /// # Errors
     /// `UnsupportedVersion`, `Corruption` or `Io`.
     pub(crate) fn new(mut file: Box<dyn SnapshotFile>, path: &Path) -> Result<Decoder> {
-        let layout = Layout::read(&mut *file, path)?;
-        let decoder = Decoder {
+        let layout =
+            Layout::read(&mut *file, path).map_err(|fault| fault.into_error(path, None))?;
+        let decoder = Decoder::of_layout(file, path, layout)?;
+        if decoder.layout.footer.block_count == 0 {
+            decoder.check_end().map_err(|fault| decoder.error(fault))?;
+        }
+        Ok(decoder)
+    }
+
+    pub(super) fn of_layout(
+        file: Box<dyn SnapshotFile>,
+        path: &Path,
+        layout: Layout,
+    ) -> Result<Decoder> {
+        Ok(Decoder {
             file,
             path: path.to_path_buf(),
             info: layout.info(0),
             decompressor: Decompressor::new(layout.header.codec, path)?,
             digest: blake3::Hasher::new(),
-            offset: layout.blocks_start,
+            digested: 0,
             next_block: 0,
-            content_left: layout.footer.content_bytes,
+            offset: layout.blocks_start,
+            position: 0,
             block: Vec::new(),
-            taken: 0,
+            block_start: 0,
             stored: Vec::new(),
             failed: false,
             layout,
-        };
-        if decoder.content_left == 0 {
-            decoder.check_end()?;
-        }
-        Ok(decoder)
+        })
     }
 
     /// As [`Decoder::new`], of a file that is stored under `key`: it must be what its name says.
@@ -112,7 +94,7 @@ impl Decoder {
         let mut decoder = Decoder::new(file, path)?;
         decoder.info = decoder.layout.info(key.id.sequence);
         if decoder.info.key != *key {
-            let detail = format!("it is of {}, its name says {key}", decoder.info.key);
+            let detail = misnamed(&decoder.info.key, key);
             return Err(damaged(path, Some(key.region), detail));
         }
         Ok(decoder)
@@ -123,34 +105,45 @@ impl Decoder {
     /// # Errors
     /// `Corruption` at the first block that is not as it was written, or `Io`.
     pub(crate) fn check(mut self) -> Result<SnapshotInfo> {
-        while self.content_left > 0 {
-            self.read_block()?;
+        while self.has_blocks() {
+            self.load_block().map_err(|fault| self.error(fault))?;
         }
         Ok(self.info)
     }
 
-    fn damage(&self, detail: String) -> Error {
-        damaged(&self.path, Some(self.info.key.region), detail)
+    /// Whether the last block was not read yet.
+    pub(super) fn has_blocks(&self) -> bool {
+        self.next_block < self.layout.footer.block_count
     }
 
-    fn damaged_block(&self, detail: String) -> Error {
-        let (block, offset) = (self.next_block, self.offset);
-        self.damage(format!("block {block} at offset {offset}: {detail}"))
+    /// The content of the block that was read last.
+    pub(super) fn block(&self) -> &[u8] {
+        &self.block
     }
 
-    /// Puts the next block into `block`.
-    fn read_block(&mut self) -> Result<()> {
-        let mut head = [0; BLOCK_HEAD_BYTES];
-        let room = (self.layout.blocks_end - self.offset).saturating_sub(BLOCK_HEAD_BYTES as u64);
+    fn error(&self, fault: Fault) -> Error {
+        fault.into_error(&self.path, Some(self.info.key.region))
+    }
+
+    fn damaged_block(&self, detail: String) -> Fault {
+        Fault::new(SnapshotPart::Block(self.next_block), self.offset, detail)
+    }
+
+    /// Reads the lengths of the next block, and checks them before memory is taken.
+    fn block_head(&mut self) -> Result<BlockHead, Fault> {
+        let room = self.layout.blocks_end.saturating_sub(self.offset);
+        let room = room.saturating_sub(BLOCK_HEAD_BYTES as u64);
         if room == 0 {
             return Err(self.damaged_block("the footer is there".into()));
         }
-        read_exact(&mut *self.file, &mut head, &self.path)?;
-        let mut fields = Fields(&head);
+        let mut bytes = [0; BLOCK_HEAD_BYTES];
+        let at = (SnapshotPart::Block(self.next_block), self.offset);
+        read_part(&mut *self.file, at, &mut bytes, &self.path)?;
+        let mut fields = Fields(&bytes);
         let (raw_len, stored_len, crc) = (fields.u32(), fields.u32(), fields.u32());
-        // Lengths are checked before memory is taken.
-        let block_bytes = self.layout.header.block_bytes;
-        let expected = self.content_left.min(block_bytes.into());
+        let block_bytes = u64::from(self.layout.header.block_bytes);
+        let content_left = self.layout.footer.content_bytes - self.next_block * block_bytes;
+        let expected = content_left.min(block_bytes);
         if u64::from(raw_len) != expected {
             return Err(self.damaged_block(format!("{raw_len} bytes, expected {expected}")));
         }
@@ -159,66 +152,143 @@ impl Decoder {
             let detail = format!("stored in {stored_len} bytes, expected 1 to {limit}");
             return Err(self.damaged_block(detail));
         }
-        self.stored.resize(stored_len as usize, 0);
-        read_exact(&mut *self.file, &mut self.stored, &self.path)?;
-        let identity = self.layout.header.identity;
-        let computed = block_crc(identity, self.next_block, &head[..8], &self.stored);
-        check_crc(crc, computed).map_err(|detail| self.damaged_block(detail))?;
-        self.taken = 0;
-        if stored_len == raw_len {
-            std::mem::swap(&mut self.block, &mut self.stored);
-        } else {
-            self.block.resize(raw_len as usize, 0);
-            (self.decompressor.decompress(&self.stored, &mut self.block))
-                .map_err(|detail| self.damaged_block(detail))?;
-        }
-        self.digest.update(&self.block);
-        self.offset += BLOCK_HEAD_BYTES as u64 + u64::from(stored_len);
-        self.content_left -= expected;
+        Ok(BlockHead {
+            bytes,
+            raw_len,
+            stored_len,
+            crc,
+        })
+    }
+
+    fn pass(&mut self, head: &BlockHead) {
+        self.offset += BLOCK_HEAD_BYTES as u64 + u64::from(head.stored_len);
         self.next_block += 1;
-        if self.content_left == 0 {
+    }
+
+    /// Puts the next block into `block`; with the last one, checks that the content ends there.
+    pub(super) fn load_block(&mut self) -> Result<(), Fault> {
+        self.read_block()?;
+        if !self.has_blocks() {
             self.check_end()?;
         }
         Ok(())
     }
 
-    /// Behind the last block comes the footer, and the digest is right.
-    fn check_end(&self) -> Result<()> {
-        let (end, footer) = (self.offset, self.layout.blocks_end);
-        if end != footer {
-            let detail =
-                format!("the last block ends at offset {end}, the footer starts at {footer}");
-            return Err(self.damage(detail));
+    /// Puts the next block into `block`.
+    pub(super) fn read_block(&mut self) -> Result<(), Fault> {
+        let head = self.block_head()?;
+        let (part, data) = (
+            SnapshotPart::Block(self.next_block),
+            self.offset + BLOCK_HEAD_BYTES as u64,
+        );
+        // What is in it no longer is a block that was checked.
+        self.block.clear();
+        self.stored.resize(head.stored_len as usize, 0);
+        read_part(&mut *self.file, (part, data), &mut self.stored, &self.path)?;
+        let identity = self.layout.header.stamp.identity;
+        let computed = block_crc(identity, self.next_block, &head.bytes[..8], &self.stored);
+        check_crc(head.crc, computed).map_err(|detail| self.damaged_block(detail))?;
+        if head.stored_len == head.raw_len {
+            std::mem::swap(&mut self.block, &mut self.stored);
+        } else {
+            self.block.resize(head.raw_len as usize, 0);
+            let filled = self.decompressor.decompress(&self.stored, &mut self.block);
+            if let Err(detail) = filled {
+                self.block.clear();
+                return Err(self.damaged_block(detail));
+            }
         }
-        let computed = self.digest.finalize();
-        let got = blake3::Hash::from_bytes(self.layout.footer.digest);
-        if got != computed {
-            return Err(self.damage(format!("digest {got}, computed {computed}")));
+        self.block_start = self.next_block * u64::from(self.layout.header.block_bytes);
+        if self.next_block == self.digested {
+            self.digest.update(&self.block);
+            self.digested += 1;
+        }
+        self.pass(&head);
+        Ok(())
+    }
+
+    /// Passes over the next block without looking at more than its lengths.
+    pub(super) fn skip_block(&mut self) -> Result<(), Fault> {
+        let head = self.block_head()?;
+        self.pass(&head);
+        Ok(())
+    }
+
+    /// Goes to block `number`, over the heads of those in between.
+    fn go_to(&mut self, number: u64) -> Result<(), Fault> {
+        if number < self.next_block {
+            (self.next_block, self.offset) = (0, self.layout.blocks_start);
+        }
+        while self.next_block < number {
+            self.skip_block()?;
         }
         Ok(())
     }
 
-    fn read_checked(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        if self.taken == self.block.len() && self.content_left > 0 {
-            self.read_block()?;
+    /// Behind the last block comes the footer, and the digest is right.
+    pub(super) fn check_end(&self) -> Result<(), Fault> {
+        let (end, footer) = (self.offset, self.layout.blocks_end);
+        if end != footer {
+            let detail = format!("it starts there, the last block ends at offset {end}");
+            return Err(Fault::new(SnapshotPart::Footer, footer, detail));
         }
-        let rest = &self.block[self.taken..];
+        if self.digested < self.layout.footer.block_count {
+            return Ok(());
+        }
+        let computed = self.digest.finalize();
+        let got = blake3::Hash::from_bytes(self.layout.footer.digest);
+        if got != computed {
+            let detail = format!("{got}, computed {computed}");
+            return Err(Fault::new(SnapshotPart::Digest, footer, detail));
+        }
+        Ok(())
+    }
+
+    fn read_checked(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
+        if self.position >= self.layout.footer.content_bytes || buffer.is_empty() {
+            return Ok(0);
+        }
+        let is_here = (self.position.checked_sub(self.block_start))
+            .is_some_and(|into| into < self.block.len() as u64);
+        if !is_here {
+            self.go_to(self.position / u64::from(self.layout.header.block_bytes))?;
+            self.load_block()?;
+        }
+        let rest = &self.block[(self.position - self.block_start) as usize..];
         let count = rest.len().min(buffer.len());
         buffer[..count].copy_from_slice(&rest[..count]);
-        self.taken += count;
+        self.position += count as u64;
         Ok(count)
     }
+}
+
+/// What is wrong with a file of `got` that has the name of `key`.
+pub(super) fn misnamed(got: &SnapshotKey, key: &SnapshotKey) -> String {
+    format!("it is of {got}, its name says {key}")
 }
 
 impl Read for Decoder {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         if self.failed {
             let detail = "an earlier read found it".into();
-            return Err(self.damage(detail).into());
+            return Err(damaged(&self.path, Some(self.info.key.region), detail).into());
         }
         let outcome = self.read_checked(buffer);
         self.failed = outcome.is_err();
-        Ok(outcome?)
+        Ok(outcome.map_err(|fault| self.error(fault))?)
+    }
+}
+
+impl Seek for Decoder {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        let length = self.layout.footer.content_bytes;
+        let position = match to {
+            SeekFrom::Start(offset) => Some(offset),
+            SeekFrom::End(delta) => length.checked_add_signed(delta),
+            SeekFrom::Current(delta) => self.position.checked_add_signed(delta),
+        };
+        self.position = position.ok_or(ErrorKind::InvalidInput)?;
+        Ok(self.position)
     }
 }
 

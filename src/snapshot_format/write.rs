@@ -3,9 +3,11 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::{BLOCK_HEAD_BYTES, Codec, Compression, Footer, Header, Layout, block_crc};
+use super::codec::Compressor;
+use super::layout::{Footer, Header, Layout};
+use super::{BLOCK_HEAD_BYTES, FORMAT_VERSION, Stamp, block_crc};
 use crate::error::{Error, Result};
-use crate::snapshot_store::{SnapshotInfo, SnapshotMeta};
+use crate::snapshot_store::{Compression, SnapshotInfo, SnapshotMeta};
 
 /// Takes the bytes of a file, in order.
 pub(crate) trait Sink {
@@ -23,23 +25,6 @@ impl Sink for Vec<u8> {
     }
 }
 
-enum Compressor {
-    None,
-    Lz4,
-    Zstd(zstd::bulk::Compressor<'static>),
-}
-
-impl Compressor {
-    /// Compresses into `out` and says how many bytes it took, if that went well.
-    fn compress(&mut self, raw: &[u8], out: &mut [u8]) -> Option<usize> {
-        match self {
-            Compressor::None => None,
-            Compressor::Lz4 => lz4_flex::block::compress_into(raw, out).ok(),
-            Compressor::Zstd(compressor) => compressor.compress_to_buffer(raw, out).ok(),
-        }
-    }
-}
-
 /// Writes one file. Its memory is two blocks and what the compressor takes.
 pub(crate) struct Encoder<S> {
     sink: S,
@@ -53,11 +38,12 @@ pub(crate) struct Encoder<S> {
     file_bytes: u64,
     content_bytes: u64,
     block_count: u64,
+    entry_count: u64,
     digest: blake3::Hasher,
 }
 
 impl<S: Sink> Encoder<S> {
-    /// Starts a file with its header. `identity` must be random for each file.
+    /// Starts a file with its header. The stamp must be another for each file.
     ///
     /// # Errors
     /// `InvalidArgument` if the metadata is too large, else those of the sink.
@@ -66,20 +52,15 @@ impl<S: Sink> Encoder<S> {
         meta: SnapshotMeta,
         compression: Compression,
         block_bytes: u32,
-        identity: u64,
+        stamp: Stamp,
     ) -> Result<Self> {
-        let (codec, compressor) = match compression {
-            Compression::None => (Codec::None, Compressor::None),
-            Compression::Lz4 => (Codec::Lz4, Compressor::Lz4),
-            Compression::Zstd { level } => (Codec::Zstd, zstd_compressor(&meta, level)?),
-        };
+        let compressor = Compressor::new(compression, &meta)?;
         let block_len = block_bytes as usize;
-        let room = zstd::zstd_safe::compress_bound(block_len)
-            .max(lz4_flex::block::get_maximum_output_size(block_len));
         let header = Header {
-            codec,
+            version: FORMAT_VERSION,
+            codec: compression.codec(),
             block_bytes,
-            identity,
+            stamp,
             meta,
         };
         let bytes = header.encode()?;
@@ -90,10 +71,11 @@ impl<S: Sink> Encoder<S> {
             header_bytes: bytes.len() as u64,
             compressor,
             raw: Vec::with_capacity(block_len),
-            frame: vec![0; BLOCK_HEAD_BYTES + room],
+            frame: vec![0; BLOCK_HEAD_BYTES + Compressor::room(block_len)],
             file_bytes: bytes.len() as u64,
             content_bytes: 0,
             block_count: 0,
+            entry_count: 0,
             digest: blake3::Hasher::new(),
         })
     }
@@ -132,7 +114,12 @@ impl<S: Sink> Encoder<S> {
         lengths[..4].copy_from_slice(&(raw_len as u32).to_le_bytes());
         lengths[4..].copy_from_slice(&(stored_len as u32).to_le_bytes());
         let stored = &room[..stored_len];
-        let computed = block_crc(self.header.identity, self.block_count, lengths, stored);
+        let computed = block_crc(
+            self.header.stamp.identity,
+            self.block_count,
+            lengths,
+            stored,
+        );
         crc.copy_from_slice(&computed.to_le_bytes());
         self.sink
             .put(&self.frame[..BLOCK_HEAD_BYTES + stored_len])?;
@@ -141,6 +128,11 @@ impl<S: Sink> Encoder<S> {
         self.block_count += 1;
         self.raw.clear();
         Ok(())
+    }
+
+    /// Adds to the number of entries that the footer tells.
+    pub(crate) fn count_entries(&mut self, count: u64) {
+        self.entry_count = self.entry_count.saturating_add(count);
     }
 
     /// Writes the last block and the footer. The sequence of the answer is 0.
@@ -152,11 +144,12 @@ impl<S: Sink> Encoder<S> {
             self.write_block()?;
         }
         let footer = Footer {
+            entry_count: self.entry_count,
             content_bytes: self.content_bytes,
             block_count: self.block_count,
             digest: *self.digest.finalize().as_bytes(),
         };
-        self.sink.put(&footer.encode(self.header.identity))?;
+        self.sink.put(&footer.encode(self.header.stamp.identity))?;
         let layout = Layout {
             header: self.header,
             footer,
@@ -165,14 +158,6 @@ impl<S: Sink> Encoder<S> {
         };
         Ok((self.sink, layout.info(0)))
     }
-}
-
-fn zstd_compressor(meta: &SnapshotMeta, level: i32) -> Result<Compressor> {
-    let compressor = zstd::bulk::Compressor::new(level).map_err(|e| Error::SnapshotRefused {
-        region: meta.region.region_id(),
-        reason: format!("zstd level {level}: {e}"),
-    })?;
-    Ok(Compressor::Zstd(compressor))
 }
 
 impl<S: Sink> Sink for Encoder<S> {
@@ -195,6 +180,16 @@ impl<S: Sink> SinkStream<S> {
             sink: Ok(sink),
             store: store.to_path_buf(),
         }
+    }
+
+    /// The sink, unless a write has failed.
+    pub(crate) fn sink(&self) -> Option<&S> {
+        self.sink.as_ref().ok()
+    }
+
+    /// The sink, unless a write has failed.
+    pub(crate) fn sink_mut(&mut self) -> Option<&mut S> {
+        self.sink.as_mut().ok()
     }
 
     /// # Errors

@@ -8,7 +8,7 @@ use super::frame::{Kind, frame};
 use super::reason::{Reason, Refusal};
 use super::serve::{LINGER, check_stores};
 use super::shared::{Connection, Shared};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::snapshot_data::RaftSnapshotData;
 use crate::snapshot_store::{RaftSnapshotStorage, SnapshotInfo, SnapshotReceiver};
 use crate::transport::{PeerBody, PeerMessage, StoreMessage};
@@ -71,10 +71,17 @@ fn take_in(shared: &Shared, connection: &mut Connection, from: u64) -> Result<()
         accepted.map_err(|e| Refusal::new(Reason::Unwanted, e.to_string()))?;
         Arc::clone(&inside.ends.snapshots)
     };
-    let mut receiver = snapshots.receive().map_err(in_file)?;
+    let mut receiver = offer.receiver(&*snapshots).map_err(in_file)?;
+    let offset = receiver.offset();
+    let mut accept = WINDOW_BYTES.to_le_bytes().to_vec();
+    if offset > 0 {
+        accept.extend(offset.to_le_bytes());
+    }
     connection.allow(shared.options.io_timeout);
-    connection.write_frame(Kind::Accept, &WINDOW_BYTES.to_le_bytes())?;
-    take_chunks(shared, connection, &mut *receiver, offer.data.file_size)?;
+    connection.write_frame(Kind::Accept, &accept)?;
+    // What is there already is a part of the file, so it is not larger.
+    let left = offer.data.file_size.saturating_sub(offset);
+    take_chunks(shared, connection, &mut *receiver, left)?;
     commit(&*snapshots, receiver, &offer)?;
     let inside = shared.gate.enter().ok_or_else(stopped)?;
     shared.counters.messages_received.add(1);
@@ -182,6 +189,20 @@ fn commit(
 }
 
 impl Offer {
+    /// Goes on with what is there of the file, or begins.
+    fn receiver(&self, snapshots: &dyn RaftSnapshotStorage) -> Result<Box<dyn SnapshotReceiver>> {
+        let snapshot = snapshot_of(&self.message);
+        let transfer = snapshot.and_then(|snapshot| self.data.transfer(snapshot));
+        let Some(transfer) = transfer else {
+            return snapshots.receive();
+        };
+        match snapshots.resume(&transfer) {
+            // An earlier connection is not known to be dead yet. It need not be waited for.
+            Err(Error::SnapshotInUse { .. }) => snapshots.receive(),
+            resumed => resumed,
+        }
+    }
+
     /// Whether the file is what the message means. Its sequence may differ: each store has its own.
     fn is_of(&self, info: &SnapshotInfo) -> bool {
         let announced = snapshot_of(&self.message).map(|snapshot| self.data.key(snapshot));

@@ -8,7 +8,7 @@ use super::hello::Purpose;
 use super::queue::{Queue, Queued, Waited};
 use super::reason::{Reason, Refusal};
 use super::shared::{Connection, Shared};
-use crate::snapshot_format::random_identity;
+use crate::snapshot_format::random_number;
 
 /// About how many bytes of messages are taken from the queue at once.
 const BATCH_BYTES: usize = 1 << 20;
@@ -219,7 +219,7 @@ impl Link {
         let doubled = 1_u32 << (self.failures - 2).min(16);
         let longest = (options.backoff_min.saturating_mul(doubled)).min(options.backoff_max);
         let half = longest / 2;
-        let jitter = Duration::from_nanos(random_identity() % (half.as_nanos() as u64 + 1));
+        let jitter = Duration::from_nanos(random_number() % (half.as_nanos() as u64 + 1));
         let rest = self.queue.refuse_until(Instant::now() + half + jitter);
         self.batch.extend(rest);
         self.lose_batch();

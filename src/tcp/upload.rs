@@ -124,11 +124,15 @@ fn send(shared: &Arc<Shared>, job: &Job) -> Result<(), Refusal> {
     connection.allow(shared.options.io_timeout);
     connection.write(&buffer)?;
     connection.allow(shared.options.snapshot_timeout);
-    let mut credit = match answer(&mut connection)? {
-        Answer::Accept(credit) => u64::from(credit),
+    let (mut credit, offset) = match answer(&mut connection)? {
+        Answer::Accept { credit, offset } if offset <= size => (u64::from(credit), offset),
         other => return Err(unexpected(&other)),
     };
-    send_chunks(shared, &mut connection, &mut *file, size, &mut credit)?;
+    // The receiver has what is before it of an earlier try.
+    let start = SeekFrom::Start(offset);
+    file.seek(start).map_err(|e| in_file(&e))?;
+    let left = size - offset;
+    send_chunks(shared, &mut connection, &mut *file, left, &mut credit)?;
     connection.allow(shared.options.snapshot_timeout);
     loop {
         match answer(&mut connection)? {
@@ -143,10 +147,9 @@ fn send_chunks(
     shared: &Shared,
     connection: &mut Connection,
     file: &mut dyn SnapshotFile,
-    size: u64,
+    mut left: u64,
     credit: &mut u64,
 ) -> Result<(), Refusal> {
-    let mut left = size;
     let mut buffer = Vec::new();
     while left > 0 {
         let part = left.min(CHUNK_BYTES as u64);
@@ -181,7 +184,7 @@ fn send_chunks(
 /// What a receiver says.
 #[derive(Debug)]
 enum Answer {
-    Accept(u32),
+    Accept { credit: u32, offset: u64 },
     Grant(u32),
     Done,
 }
@@ -191,8 +194,17 @@ fn answer(connection: &mut Connection) -> Result<Answer, Refusal> {
     let payload = connection.read(HANDSHAKE_BYTES_MAX)?;
     let (&kind, rest) = payload.split_first().unwrap_or((&0, &[]));
     match (kind, rest) {
-        (_, [a, b, c, d]) if kind == Kind::Accept as u8 => {
-            Ok(Answer::Accept(u32::from_le_bytes([*a, *b, *c, *d])))
+        (_, [a, b, c, d, offset @ ..]) if kind == Kind::Accept as u8 => {
+            let offset = match offset {
+                [] => Some(0),
+                offset => offset.try_into().ok().map(u64::from_le_bytes),
+            };
+            let credit = u32::from_le_bytes([*a, *b, *c, *d]);
+            let accept = offset.map(|offset| Answer::Accept { credit, offset });
+            accept.ok_or_else(|| {
+                let detail = format!("an accept of {} bytes, expected 5 or 13", payload.len());
+                Refusal::new(Reason::Protocol, detail)
+            })
         }
         (_, [a, b, c, d]) if kind == Kind::Grant as u8 => {
             Ok(Answer::Grant(u32::from_le_bytes([*a, *b, *c, *d])))

@@ -12,6 +12,7 @@ mod node_dir;
 mod opening;
 mod recording;
 mod regions;
+mod retention;
 mod snapshots;
 mod stepping;
 mod support;

@@ -8,7 +8,7 @@ use peerstore::memory::{MemoryData, MemoryLog, MemorySnapshots};
 use peerstore::{
     Config, Error, PeerStorage, RaftSnapshotData, RaftSnapshotStorage, Region, RegionId, Result,
     SnapshotFile, SnapshotInfo, SnapshotKey, SnapshotMeta, SnapshotReader, SnapshotReceiver,
-    SnapshotState, SnapshotVerdict, SnapshotWriter,
+    SnapshotReport, SnapshotState, SnapshotWriter,
 };
 use raft::eraftpb::{ConfState, Snapshot};
 use raft::{Error as RaftError, Storage as _, StorageError};
@@ -58,7 +58,7 @@ impl RaftSnapshotStorage for Failing {
         self.panic_if_told();
         self.inner.delete(key)
     }
-    fn verify(&self, key: &SnapshotKey) -> Result<SnapshotVerdict> {
+    fn verify(&self, key: &SnapshotKey) -> Result<SnapshotReport> {
         self.inner.verify(key)
     }
 }

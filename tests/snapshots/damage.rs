@@ -1,12 +1,12 @@
 //! Bytes on disk that are not what was written.
 
-use peerstore::{RegionId, SnapshotVerdict};
+use peerstore::{RegionId, SnapshotPart};
 
 use super::*;
 
 /// As a file of the next version: its preamble is whole.
 pub(super) fn newer_version(mut bytes: Vec<u8>) -> Vec<u8> {
-    bytes[8..12].copy_from_slice(&2u32.to_le_bytes());
+    bytes[8..12].copy_from_slice(&3u32.to_le_bytes());
     let crc = crc32c::crc32c(&bytes[..12]);
     bytes[12..16].copy_from_slice(&crc.to_le_bytes());
     bytes
@@ -27,8 +27,7 @@ fn a_flipped_bit_gives_an_error_or_nothing_and_never_wrong_bytes() -> Result<()>
             // In the open store, and in one that is opened anew.
             let result = read(&store, &info.key);
             assert!(matches!(result, Err(Error::Corruption { .. })), "bit {bit}");
-            let verdict = store.verify(&info.key)?;
-            assert!(matches!(verdict, SnapshotVerdict::Damaged(_)), "bit {bit}");
+            assert!(!store.verify(&info.key)?.is_intact(), "bit {bit}");
             let reopened = open_dir(&fs.after_kill(), compression)?;
             assert!(read(&reopened, &info.key).is_err(), "bit {bit}");
         }
@@ -42,20 +41,21 @@ fn verify_names_the_block_and_what_was_found() -> Result<()> {
     let store = open_dir(&fs, Compression::None)?;
     let info = create(&store, meta(7, 5, 10), &sample(0, 300))?;
     let mut bytes = image(&store, &info.key)?;
-    let footer_and_last_blocks = 60 + (300 - 3 * 64) + 2 * 12;
+    let footer_and_last_blocks = 68 + (300 - 3 * 64) + 2 * 12;
     let third_of_five = bytes.len() - footer_and_last_blocks - 1;
     bytes[third_of_five] ^= 1;
     overwrite(&fs, &info.key, &bytes)?;
-    let SnapshotVerdict::Damaged(found) = store.verify(&info.key)? else {
-        panic!("a flipped bit was not found");
+    let report = store.verify(&info.key)?;
+    let [damage] = &report.damage[..] else {
+        panic!("one flipped bit, found: {report}");
     };
-    for part in [
-        "7-5-10-0.snap",
-        "block 2 at offset",
-        "crc 0x",
-        "computed 0x",
-    ] {
-        assert!(found.contains(part), "{part} is not in: {found}");
+    assert_eq!(damage.part, SnapshotPart::Block(2));
+    let block_2 = bytes.len() - (68 + (300 - 2 * 64) + 3 * 12);
+    assert_eq!(damage.offset, block_2 as u64);
+    assert_eq!((report.blocks, report.content_bytes), (4, 300 - 64));
+    let text = report.to_string();
+    for part in ["7-5-10-0", "block 2 at offset", "crc 0x", "computed 0x"] {
+        assert!(text.contains(part), "{part} is not in: {text}");
     }
     // What is before the damage can be read.
     let mut first = [0; 128];
@@ -83,11 +83,9 @@ fn a_damaged_snapshot_is_left_out_of_the_list_and_the_others_are_served() -> Res
         store.open(&keys[0]).map(drop),
         Err(Error::Corruption { .. })
     ));
-    assert!(matches!(
-        store.verify(&keys[0])?,
-        SnapshotVerdict::Damaged(_)
-    ));
-    let unsupported = |e| matches!(e, Err(Error::UnsupportedVersion { got: 2, max: 1, .. }));
+    let report = store.verify(&keys[0])?;
+    assert_eq!(report.damage[0].part, SnapshotPart::Header, "{report}");
+    let unsupported = |e| matches!(e, Err(Error::UnsupportedVersion { got: 3, max: 2, .. }));
     assert!(unsupported(store.open(&keys[1]).map(drop)));
     assert!(unsupported(store.verify(&keys[1]).map(drop)));
     for (key, region) in keys.iter().zip(1u8..).skip(2) {
@@ -142,7 +140,7 @@ fn files_of_every_compression_are_read_whatever_the_options_say() -> Result<()> 
     }
     for compression in COMPRESSIONS {
         let store = open_dir(&fs, compression)?;
-        assert_eq!(store.list(None)?.len(), 3);
+        assert_eq!(store.list(None)?.len(), COMPRESSIONS.len());
         for (key, seed) in keys.iter().zip(1u8..) {
             assert_eq!(read(&store, key)?, sample(seed, 300));
         }

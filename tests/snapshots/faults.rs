@@ -93,7 +93,7 @@ fn a_power_cut_at_every_operation_leaves_the_snapshot_whole_or_not_at_all() -> R
     Ok(())
 }
 
-fn policies() -> impl Iterator<Item = (Lost, u64)> {
+pub(super) fn policies() -> impl Iterator<Item = (Lost, u64)> {
     let half = (0..20).map(|seed| (Lost::Half, seed));
     half.chain([(Lost::Nothing, 0), (Lost::Everything, 0)])
 }
@@ -183,7 +183,7 @@ fn a_failure_of_every_operation_is_typed_and_leaves_nothing() -> Result<()> {
 }
 
 /// After a failed sync there is no other until the next attempt.
-fn no_sync_is_retried(fs: &MemFs, at: usize, what: &str) {
+pub(super) fn no_sync_is_retried(fs: &MemFs, at: usize, what: &str) {
     let history = fs.history();
     if history[at].0.starts_with("sync") {
         let again = history[at + 1..]

@@ -1,9 +1,13 @@
-//! Both snapshot stores keep the contract of their seam, and the one on files keeps it through power
-//! cuts, failures and damage.
+//! Both snapshot stores take each other's files, and the one on files goes through power cuts,
+//! failures and damage.
 
 mod both;
 mod damage;
 mod faults;
+mod hostile;
+mod interrupted;
+mod partial;
+mod retention;
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -13,12 +17,13 @@ use peerstore::memory::{MemFs, MemorySnapshots};
 use peerstore::snapshot_dir::{Compression, SnapshotDir, SnapshotOptions};
 use peerstore::{
     DiskFs, Error, FileSystem, LogPosition, RaftSnapshotStorage, Region, Result, SnapshotInfo,
-    SnapshotKey, SnapshotMeta,
+    SnapshotKey, SnapshotMeta, SnapshotTransfer,
 };
 
 const DIR: &str = "node/snapshots";
-const COMPRESSIONS: [Compression; 3] = [
+const COMPRESSIONS: [Compression; 4] = [
     Compression::None,
+    Compression::Gzip { level: 6 },
     Compression::Lz4,
     Compression::Zstd { level: 3 },
 ];
@@ -93,6 +98,35 @@ fn image(store: &dyn RaftSnapshotStorage, key: &SnapshotKey) -> Result<Vec<u8>> 
 fn receive(store: &dyn RaftSnapshotStorage, bytes: &[u8]) -> Result<SnapshotInfo> {
     let mut receiver = store.receive()?;
     for chunk in bytes.chunks(100) {
+        receiver.write_all(chunk).map_err(own)?;
+    }
+    receiver.commit()
+}
+
+/// Sends from where the receiver is up to `end`, and lets the connection break. Says where it was.
+fn send_until(
+    store: &dyn RaftSnapshotStorage,
+    transfer: &SnapshotTransfer,
+    bytes: &[u8],
+    end: usize,
+) -> Result<usize> {
+    let mut receiver = store.resume(transfer)?;
+    let offset = receiver.offset() as usize;
+    if offset < end {
+        receiver.write_all(&bytes[offset..end]).map_err(own)?;
+    }
+    Ok(offset)
+}
+
+/// Sends the rest.
+fn send_rest(
+    store: &dyn RaftSnapshotStorage,
+    transfer: &SnapshotTransfer,
+    bytes: &[u8],
+) -> Result<SnapshotInfo> {
+    let mut receiver = store.resume(transfer)?;
+    let rest = &bytes[receiver.offset() as usize..];
+    for chunk in rest.chunks(100) {
         receiver.write_all(chunk).map_err(own)?;
     }
     receiver.commit()

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use peerstore::tcp::{Reason, TcpOptions};
 use peerstore::{
     PeerId, PeerMessage, RaftSnapshotData, RaftSnapshotStorage as _, RegionId, SnapshotInfo,
-    SnapshotKey, SnapshotVerdict, StoreMessage, Transport as _,
+    SnapshotKey, StoreMessage, Transport as _,
 };
 
 use crate::garbage::offer;
@@ -56,7 +56,7 @@ fn a_file_of_some_megabytes_arrives_and_then_its_message() {
     let received = two.snapshots.list(Some(RegionId(5))).unwrap();
     assert_eq!((received.len(), received[0].digest), (1, info.digest));
     let verdict = two.snapshots.verify(&received[0].key).unwrap();
-    assert_eq!(verdict, SnapshotVerdict::Intact);
+    assert!(verdict.is_intact(), "{verdict}");
     let file = file_of(&*one.snapshots, &info.key);
     assert_eq!(file_of(&*two.snapshots, &received[0].key), file);
     assert_reported(&one, true);
@@ -156,13 +156,36 @@ fn a_file_that_is_gone_and_a_store_that_is_away_are_reported() {
     assert_reported(&three, false);
 }
 
+/// The same, but for what has come of a file, which the next try goes on with.
+#[track_caller]
+fn assert_only_a_part_left(store: &Store) {
+    store.transport.stop();
+    let names = store.snapshot_names();
+    let is_part = |name: &String| name.ends_with(".part");
+    assert!(names.len() <= 1 && names.iter().all(is_part), "{names:?}");
+    assert!(store.snapshots.list(None).unwrap().is_empty());
+    assert!(store.inbox.seen().messages.is_empty());
+    assert_eq!(store.transport.stats().snapshots_received, 0);
+}
+
 /// A client that has offered `message` and is to send its file.
 fn accepted(store: &Store, bytes: u64, message: &PeerMessage) -> Client {
+    let (client, offset) = resumed(store, bytes, message);
+    assert_eq!(offset, 0, "nothing has come yet");
+    client
+}
+
+/// The same, and where in the file it is to begin.
+fn resumed(store: &Store, bytes: u64, message: &PeerMessage) -> (Client, usize) {
     let mut client = Client::welcomed(store, 1, SNAPSHOT);
     client.write(&offer(bytes, message));
     let answer = client.read_frame().unwrap();
-    assert_eq!(answer, [5, 0, 0, 16, 0], "a megabyte may come");
-    client
+    assert_eq!(answer[..5], [5, 0, 0, 16, 0], "a megabyte may come");
+    let offset = match &answer[5..] {
+        [] => 0,
+        offset => u64::from_le_bytes(offset.try_into().unwrap()),
+    };
+    (client, offset as usize)
 }
 
 fn chunk(bytes: &[u8]) -> Vec<u8> {
@@ -180,28 +203,89 @@ fn verdict(client: &mut Client) -> Vec<u8> {
 }
 
 #[test]
-fn a_transfer_that_is_cut_anywhere_leaves_nothing() {
-    let (one, two, info, message) = with_snapshot(3000);
+fn a_transfer_that_is_cut_anywhere_leaves_no_snapshot_and_is_gone_on_with() {
+    let (one, two, info, message) = with_snapshot(5 * MIB);
     let file = file_of(&*one.snapshots, &info.key);
-    for cut in [0, 1, 1000, file.len() - 1] {
-        let mut client = accepted(&two, info.file_bytes, &message);
-        if cut > 0 {
-            client.write(&chunk(&file[..cut]));
+    let (mut cuts, mut before) = (0, 0);
+    for cut in [0, 1, 1000, file.len() / 2, file.len() - 1] {
+        let (mut client, offset) = resumed(&two, info.file_bytes, &message);
+        assert!(offset <= before, "{offset} bytes, {before} had come");
+        assert_eq!(offset > MIB, before > 2 * MIB, "{offset} of {before}");
+        for part in file[offset.min(cut)..cut].chunks(200_000) {
+            client.write(&chunk(part));
         }
         client.finish_writing();
-        assert_eq!(
-            verdict(&mut client)[..2],
-            [9, Reason::Closed as u8],
-            "cut at {cut}"
-        );
+        let last = verdict(&mut client);
+        assert_eq!(last[..2], [9, Reason::Closed as u8], "cut at {cut}");
         assert!(client.is_closed());
+        (cuts, before) = (cuts + 1, cut);
+        two.wait_refused(Reason::Closed, cuts);
+        assert!(two.snapshots.list(None).unwrap().is_empty());
     }
-    two.wait_refused(Reason::Closed, 4);
-    assert_nothing_left(&two);
+    let sent_before = one.transport.stats().snapshot_bytes_sent;
+    one.transport.send_snapshot(2, message, info.key);
+    assert_reported(&one, true);
+    let sent = one.transport.stats().snapshot_bytes_sent - sent_before;
+    assert!(sent < 2 * MIB as u64, "{sent} bytes of {}", file.len());
+    let received = two.snapshots.list(None).unwrap();
+    assert_eq!(received, [info]);
+    assert_eq!(file_of(&*two.snapshots, &received[0].key), file);
+    assert_eq!(
+        two.snapshot_names().len(),
+        1,
+        "nothing of the tries is left"
+    );
 }
 
 #[test]
-fn a_sender_that_is_stopped_in_the_middle_reports_once_and_leaves_nothing() {
+fn a_receiver_that_wants_more_than_there_is_is_refused() {
+    let one = Store::new(1);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    one.knows_address(2, &listener.local_addr().unwrap().to_string());
+    let info = write_snapshot(&*one.snapshots, 5, 3000);
+    let message = snapshot_message(&info, 1, 2, Vec::new());
+    one.transport.send_snapshot(2, message, info.key);
+    let mut client = Client(listener.accept().unwrap().0);
+    client.0.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.read_frame().unwrap();
+    client.write(&crate::messages::welcome(2, 30_000));
+    assert_eq!(client.read_frame().unwrap()[0], 4, "an offer");
+    let offset = (info.file_bytes + 1).to_le_bytes();
+    client.write(&framed(&[&[5, 0, 0, 16, 0], &offset[..]].concat()));
+    assert_reported(&one, false);
+    assert_eq!(one.transport.stats().ended, [(Reason::Protocol, 1)].into());
+}
+
+#[test]
+fn a_sender_that_names_no_file_begins_at_the_start_each_time() {
+    let (one, two, info, mut message) = with_snapshot(3000);
+    let file = file_of(&*one.snapshots, &info.key);
+    without_file_id(&mut message);
+    for cut in [1000, file.len()] {
+        let mut client = accepted(&two, info.file_bytes, &message);
+        client.write(&chunk(&file[..cut]));
+        client.finish_writing();
+        let last = verdict(&mut client);
+        assert_eq!(last[0], if cut < file.len() { 9 } else { 8 });
+    }
+    assert_eq!(two.snapshots.list(None).unwrap(), [info]);
+}
+
+/// As a store writes it that knows nothing of going on.
+fn without_file_id(message: &mut PeerMessage) {
+    use prost::Message as _;
+    let peerstore::PeerBody::Raft(raft) = &mut message.body else {
+        panic!("a message of raft");
+    };
+    let snapshot = raft.mut_snapshot();
+    let data = RaftSnapshotData::of_snapshot(message.region, snapshot);
+    let mut data = data.unwrap().unwrap();
+    data.file_id = 0;
+    snapshot.data = data.encode_to_vec().into();
+}
+
+#[test]
+fn a_sender_that_is_stopped_in_the_middle_reports_once_and_leaves_no_snapshot() {
     let one = Store::with(TcpOptions {
         snapshot_bytes_per_second: 1 << 20,
         ..options(1)
@@ -215,11 +299,11 @@ fn a_sender_that_is_stopped_in_the_middle_reports_once_and_leaves_nothing() {
     one.transport.stop();
     assert_reported(&one, false);
     two.wait_stats(|stats| stats.snapshots_refused == 1);
-    assert_nothing_left(&two);
+    assert_only_a_part_left(&two);
 }
 
 #[test]
-fn a_receiver_that_is_stopped_in_the_middle_leaves_nothing() {
+fn a_receiver_that_is_stopped_in_the_middle_leaves_no_snapshot() {
     let one = Store::with(TcpOptions {
         snapshot_bytes_per_second: 1 << 20,
         ..options(1)
@@ -230,7 +314,7 @@ fn a_receiver_that_is_stopped_in_the_middle_leaves_nothing() {
     let message = snapshot_message(&info, 1, 2, Vec::new());
     one.transport.send_snapshot(2, message, info.key);
     two.wait_stats(|stats| stats.snapshot_bytes_received > 0);
-    assert_nothing_left(&two);
+    assert_only_a_part_left(&two);
     assert_reported(&one, false);
 }
 
