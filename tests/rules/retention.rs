@@ -225,7 +225,9 @@ fn a_snapshot_that_is_to_be_installed_after_a_crash_stays() {
     let snapshots = MemorySnapshots::new();
     put(&snapshots, LEADER_INDEX);
     assert_eq!(leader.send_to(&snapshots).key, installing);
-    [40, 50].map(|index| put(&snapshots, index));
+    for index in [40, 50] {
+        put(&snapshots, index);
+    }
     let (log, data) = (rig.log.inner.crash_copy(0), rig.data.inner.crash_copy(0));
     let mut config = keeping(1);
     config.store_id = 2;

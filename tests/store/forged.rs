@@ -234,6 +234,7 @@ fn snapshot(
                 inline_file: b"no file".to_vec(),
                 sequence: 1,
                 digest: vec![0; 32],
+                ..RaftSnapshotData::default()
             };
             snapshot.data = prost::Message::encode_to_vec(&data).into();
         }
