@@ -263,6 +263,35 @@ fn numbers() -> impl Strategy<Value = u64> {
     ]
 }
 
+/// Every type of raft's messages, whatever its codec.
+const KINDS: [MessageType; 19] = [
+    MessageType::MsgHup,
+    MessageType::MsgBeat,
+    MessageType::MsgPropose,
+    MessageType::MsgAppend,
+    MessageType::MsgAppendResponse,
+    MessageType::MsgRequestVote,
+    MessageType::MsgRequestVoteResponse,
+    MessageType::MsgSnapshot,
+    MessageType::MsgHeartbeat,
+    MessageType::MsgHeartbeatResponse,
+    MessageType::MsgUnreachable,
+    MessageType::MsgSnapStatus,
+    MessageType::MsgCheckQuorum,
+    MessageType::MsgTransferLeader,
+    MessageType::MsgTimeoutNow,
+    MessageType::MsgReadIndex,
+    MessageType::MsgReadIndexResp,
+    MessageType::MsgRequestPreVote,
+    MessageType::MsgRequestPreVoteResponse,
+];
+
+const ENTRY_KINDS: [EntryType; 3] = [
+    EntryType::EntryNormal,
+    EntryType::EntryConfChange,
+    EntryType::EntryConfChangeV2,
+];
+
 prop_compose! {
     fn any_message()(
         kind in 0..19i32,
@@ -276,7 +305,7 @@ prop_compose! {
         broken in 0..40u8,
     ) -> (Message, u64, u8) {
         let mut message = Message::default();
-        message.set_msg_type(protobuf::ProtobufEnum::from_i32(kind).unwrap_or(MessageType::MsgAppend));
+        message.set_msg_type(KINDS[kind as usize % KINDS.len()]);
         message.from = 103;
         message.term = term;
         message.index = numbers[0];
@@ -292,7 +321,7 @@ prop_compose! {
             let mut entry = Entry::default();
             entry.term = term;
             entry.index = first.wrapping_add(at);
-            entry.set_entry_type(protobuf::ProtobufEnum::from_i32(kind).unwrap_or(EntryType::EntryNormal));
+            entry.set_entry_type(ENTRY_KINDS[kind as usize % ENTRY_KINDS.len()]);
             entry.data = bytes.clone().into();
             if near[1] { entry.context = bytes.into(); }
             entry
