@@ -169,3 +169,14 @@ impl fmt::Display for KeyRange {
         }
     }
 }
+
+/// One step of SplitMix64 from the state `x`: spreads its bits over the whole word.
+pub(crate) fn mix(x: u64) -> u64 {
+    let mut z = x.wrapping_add(MIX_STEP);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// What a state of SplitMix64 grows by with each step.
+pub(crate) const MIX_STEP: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -11,6 +11,7 @@ use raft::{ProgressState, StateRole};
 use super::{Outbox, Peer, Stage};
 use crate::command::{AdminCommand, CompactLog};
 use crate::transport::PeerBody;
+use crate::types::mix;
 
 /// How long there has been nothing to do.
 #[derive(Debug, Default)]
@@ -225,12 +226,4 @@ impl Peer {
         self.busy();
         out.changed.push(self.key);
     }
-}
-
-/// Spreads the bits of `x` over the whole word (SplitMix64's finish).
-fn mix(mut x: u64) -> u64 {
-    x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^ (x >> 31)
 }

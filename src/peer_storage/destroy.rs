@@ -45,16 +45,31 @@ impl DestroyTask {
         let stored = read_region(engines, region)?;
         let stored = stored.filter(|s| s.state != PeerState::Tombstone);
         let stored = stored.ok_or(Error::RegionNotFound { region })?;
-        Ok(DestroyTask {
+        Ok(DestroyTask::new(
+            engines,
+            stored,
+            Leaves::Nothing,
+            ownership,
+        ))
+    }
+
+    fn new(
+        engines: &Arc<Engines>,
+        state: RegionLocalState,
+        leaves: Leaves,
+        ownership: Arc<Ownership>,
+    ) -> Self {
+        DestroyTask {
             engines: Arc::clone(engines),
             tombstone: RegionLocalState {
                 state: PeerState::Tombstone,
+                // A tombstone that names a target says that the merge has come to its end.
                 merge_state: None,
-                ..stored
+                ..state
             },
-            leaves: Leaves::Nothing,
+            leaves,
             _ownership: ownership,
-        })
+        }
     }
 
     /// The region as it will be remembered.
@@ -104,17 +119,8 @@ impl PeerStorage {
     pub(crate) fn destroy_task(&self, leaves: Leaves) -> DestroyTask {
         self.assert_alone();
         self.cancel_snapshot();
-        DestroyTask {
-            engines: Arc::clone(&self.engines),
-            tombstone: RegionLocalState {
-                state: PeerState::Tombstone,
-                // A tombstone that names a target says that the merge has come to its end.
-                merge_state: None,
-                ..self.region_state.clone()
-            },
-            leaves,
-            _ownership: Arc::clone(&self.ownership),
-        }
+        let (state, ownership) = (self.region_state.clone(), Arc::clone(&self.ownership));
+        DestroyTask::new(&self.engines, state, leaves, ownership)
     }
 }
 

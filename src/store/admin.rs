@@ -522,16 +522,9 @@ impl StoreCore {
             region,
             incarnation: 0,
         };
-        let tombstone = task.tombstone().clone();
-        let shown = tombstone.region.clone();
+        let shown = task.tombstone().region.clone();
         self.leaving.entry(region).or_default().push((done, shown));
-        self.tombstones.insert(region, tombstone);
-        self.closed.insert(region, key);
-        self.out.changed.push(key);
-        self.out.apply.push(ApplyTask {
-            peer: key,
-            work: ApplyWork::Destroy(Box::new(task)),
-        });
+        self.hand_removal(key, task);
     }
 }
 

@@ -451,8 +451,7 @@ impl StoreCore {
         };
         let nonce = self.run.nonce.wrapping_add(self.opened << 32);
         let options = Arc::clone(&self.peer_options);
-        let mut peer = catch_panic("raft", || Peer::new(key, storage, options, nonce))?;
-        peer.leave_if_removed();
+        let peer = catch_panic("raft", || Peer::new(key, storage, options, nonce))?;
         self.peers.insert(region, Box::new(peer));
         // A crash may have come between its removal from the region and its end.
         self.with_peer(region, |peer, _| peer.leave_if_removed());

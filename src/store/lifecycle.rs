@@ -6,7 +6,7 @@ use super::shared::count;
 use crate::app_store::AppBatch;
 use crate::error::{Error, Result};
 use crate::peer::Stage;
-use crate::peer_storage::{Installed, Leaves, PeerStorage, tombstone_ops};
+use crate::peer_storage::{DestroyTask, Installed, Leaves, PeerStorage, tombstone_ops};
 use crate::proto::{PeerState, Region, RegionLocalState};
 use crate::snapshot_data::RaftSnapshotData;
 use crate::ticket::Completer;
@@ -197,14 +197,15 @@ impl StoreCore {
         }
         let region = key.region;
         let task = peer.storage().destroy_task(Leaves::Nothing);
-        let tombstone = RegionLocalState {
-            state: PeerState::Tombstone,
-            merge_state: None,
-            ..peer.storage().region_state().clone()
-        };
         self.peers.remove(&region);
         self.admin.remove(&region);
-        self.tombstones.insert(region, tombstone);
+        self.hand_removal(key, task);
+    }
+
+    /// Hands the removal of a region to its applier. The region is closed until that is done.
+    pub(super) fn hand_removal(&mut self, key: PeerKey, task: DestroyTask) {
+        let region = key.region;
+        self.tombstones.insert(region, task.tombstone().clone());
         self.closed.insert(region, key);
         self.out.changed.push(key);
         self.out.apply.push(ApplyTask {

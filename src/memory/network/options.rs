@@ -4,6 +4,7 @@ use std::iter::Sum;
 use std::ops::RangeInclusive;
 
 use crate::transport::{PeerBody, StoreMessage};
+use crate::types::{MIX_STEP, mix};
 
 /// What a [`MemoryNetwork`](super::MemoryNetwork) does to messages. Without any change: no fault, and
 /// everything arrives at the next tick in its order.
@@ -114,11 +115,9 @@ impl Dice {
     }
 
     pub fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        let rolled = mix(self.0);
+        self.0 = self.0.wrapping_add(MIX_STEP);
+        rolled
     }
 
     /// Whether what happens `per_mille` times of a thousand happens now.
