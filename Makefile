@@ -4,6 +4,8 @@
 CARGO ?= cargo
 ARGS ?=
 CASES ?= 20000
+# One set for every command, so that nothing is compiled twice.
+FEATURES = conformance,openraft
 LIBCLANG = scripts/with-libclang
 
 .DEFAULT_GOAL := help
@@ -16,32 +18,32 @@ demo: ## run the example cluster; ARGS go to it
 	$(LIBCLANG) $(CARGO) run --example cluster -- $(ARGS)
 
 test: ## every test with RocksDB; ARGS go to cargo test
-	$(LIBCLANG) $(CARGO) test --features conformance $(ARGS)
+	$(LIBCLANG) $(CARGO) test --features $(FEATURES) $(ARGS)
 
 test-prost: ## every test with raft-rs's other codec
 	$(LIBCLANG) scripts/with-protoc $(CARGO) test \
-		--no-default-features --features rocksdb,prost-codec,conformance,tls $(ARGS)
+		--no-default-features --features rocksdb,prost-codec,tls,$(FEATURES) $(ARGS)
 
 test-plain: ## every test that needs no RocksDB; builds in two minutes, without libclang
-	$(CARGO) test --no-default-features --features protobuf-codec,conformance,tls $(ARGS)
+	$(CARGO) test --no-default-features --features protobuf-codec,tls,$(FEATURES) $(ARGS)
 
 soak: ## the tests with CASES (20000) random cases each: hours
-	PROPTEST_CASES=$(CASES) $(LIBCLANG) $(CARGO) test --features conformance $(ARGS)
+	PROPTEST_CASES=$(CASES) $(LIBCLANG) $(CARGO) test --features $(FEATURES) $(ARGS)
 
 bench: ## the benchmarks, optimised: compiles RocksDB a second time
-	$(LIBCLANG) $(CARGO) bench --features conformance $(ARGS)
+	$(LIBCLANG) $(CARGO) bench --features $(FEATURES) $(ARGS)
 
 compare: ## the append-only log beside raft-engine and the bare disk; ARGS such as "--runs 5 sync"
 	$(CARGO) run --release --manifest-path benches/compare/Cargo.toml \
 		--target-dir target/compare -- $(ARGS)
 
 dot: ## draw dot/*.dot and dot/*.svg again from the code
-	$(LIBCLANG) $(CARGO) run --features conformance --example dot
+	$(LIBCLANG) $(CARGO) run --features $(FEATURES) --example dot
 
 lint: ## formatting, clippy and documentation, warnings denied
 	$(CARGO) fmt --check
-	$(LIBCLANG) $(CARGO) clippy --all-targets --features conformance -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(LIBCLANG) $(CARGO) doc --no-deps --features conformance
+	$(LIBCLANG) $(CARGO) clippy --all-targets --features $(FEATURES) -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(LIBCLANG) $(CARGO) doc --no-deps --features $(FEATURES)
 
 deny: ## licences and advisories of the dependencies, if cargo-deny is installed
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; \
