@@ -155,7 +155,7 @@ pub use app_store::{
     AppBatch, AppOp, AppStats, ApplicationDataStorage, DataImport, DataRead, DataView, Keyspace,
     Visit,
 };
-pub use composite::{CompositeBuilder, CompositeStorage, Parts};
+pub use composite::{CompositeBuilder, CompositeMetrics, CompositeStorage, Parts, RaftLogStats};
 pub use config::{
     AppBackend, AppendLogConfig, CompactionStyle, Config, LogBackend, MemoryConfig, RocksConfig,
     SnapshotBackend, SnapshotConfig, StoreConfig, TlsConfig, TransportConfig,
@@ -170,7 +170,7 @@ pub use kv::{KvCommand, KvRefusal, KvReply, KvStateMachine};
 pub use logger::raft_logger;
 pub use peer::REGION_TRANSITIONS;
 pub use peer_storage::{
-    GcInput, GcPolicy, PeerStorage, SNAPSHOT_TRANSITIONS, SnapshotState, Staged,
+    GcInput, GcPolicy, PeerStorage, SNAPSHOT_TRANSITIONS, SnapshotPolicy, SnapshotState, Staged,
 };
 pub use persistence::{FlushPolicy, PersistenceStrategy, SyncPolicy};
 pub use placement::StaticPlacement;

@@ -5,9 +5,13 @@
 //! |---|---|
 //! | `builder` | which config, directory and backends a node is put together from |
 //! | `open` | the backends of a config, opened; who the store is |
+//! | `snapshots` | snapshots that are kept, of one region or all, and the way back to them |
+//! | `stats` | what the node has done |
 
 mod builder;
 mod open;
+mod snapshots;
+mod stats;
 
 use std::any::Any;
 use std::path::Path;
@@ -30,6 +34,7 @@ use crate::types::{PeerId, RegionId};
 use crate::workers::{SteppedWorkers, Workers};
 
 pub use builder::CompositeBuilder;
+pub use stats::{CompositeMetrics, RaftLogStats};
 
 /// One node's storage: any number of regions over one log, one data store and one snapshot store.
 ///
@@ -170,14 +175,17 @@ impl CompositeStorage {
                 durability: config.effective_durability(),
                 inline_bytes_max: config.snapshot.inline_bytes_max,
                 retry_backoff: Duration::from_millis(config.snapshot.retry_backoff_ms),
-                gc: config.gc,
+                gc: config.effective_gc(),
                 retention: config.snapshot.retention(),
+                snapshot_policy: config.snapshot_policy(),
             },
             wake: background.wake,
             clock: background.clock,
             open_regions: Arc::new(OpenRegions::default()),
             _lock: lock.map(|lock| Box::new(lock) as Box<dyn Any + Send + Sync>),
         };
+        let retention = engines.options.retention;
+        (engines.tasks.needed).set_keeps_many(retention.is_some());
         finish_removals(&engines)?;
         engines.clean_up_snapshots();
         Ok(CompositeStorage {

@@ -155,7 +155,9 @@ fn full_memory_data_refuses_a_batch_whole() {
     cleared.delete_range(Keyspace::Data, &KeyRange::all());
     cleared.put(Keyspace::Data, "c", [0; 99]);
     data.write(&cleared, Durability::Synced).unwrap();
-    assert!(data.write(&more, Durability::Synced).is_err());
+    let mut again = AppBatch::new();
+    again.put(Keyspace::Data, "d", "");
+    assert!(data.write(&again, Durability::Synced).is_err());
     let mut import = data.begin_import(&KeyRange::all()).unwrap();
     import.put(Keyspace::Data, b"a", &[0; 60]).unwrap();
     let error = import.put(Keyspace::Data, b"b", &[0; 60]).unwrap_err();

@@ -4,6 +4,7 @@
 mod bugs;
 mod building;
 mod by_hand;
+mod coordinated;
 mod fetching;
 mod hostile;
 mod install;
