@@ -28,7 +28,7 @@ fn single(rig: &Rig) -> PeerStorage {
 fn apply_one(storage: &mut PeerStorage, term: u64, key: &str, conf: Option<ConfState>) {
     let index = storage.last_index().unwrap() + 1;
     let entry = entry_with(term, index, b"");
-    storage.append(&[entry.clone()]).unwrap();
+    storage.append(std::slice::from_ref(&entry)).unwrap();
     let put = |_: &Entry, batch: &mut ApplyBatch<'_>| {
         batch.put(key, term.to_string());
         if let Some(conf) = conf.clone() {
@@ -427,7 +427,7 @@ fn bytes_make_a_snapshot_due_as_entries_do() {
     for index in 6..10 {
         assert!(!workers.step_snapshot(), "due too early, before {index}");
         let entry = entry_with(5, index, &[7; 30_000]);
-        storage.append(&[entry.clone()]).unwrap();
+        storage.append(std::slice::from_ref(&entry)).unwrap();
         storage.apply(&[entry], |_, _| Ok(())).unwrap();
     }
     assert!(workers.step_snapshot());
