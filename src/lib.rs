@@ -187,7 +187,7 @@ pub use snapshot_store::{
 };
 pub use state_machine::{ApplyBatch, Present, StateMachine};
 pub use store::{
-    ChangePeer, RegionProgress, RegionStage, RegionStatus, SteppedStore, Store,
+    ChangePeer, ExpiryOptions, RegionProgress, RegionStage, RegionStatus, SteppedStore, Store,
     StoreOptions, StorePart, StoreStats,
 };
 pub use ticket::Ticket;
