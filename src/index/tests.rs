@@ -1,3 +1,5 @@
+//! The records of indexes, and what split and merge make of them.
+
 use super::*;
 use crate::app_store::{AppOp, ApplicationDataStorage as _};
 use crate::memory::MemoryData;
