@@ -162,6 +162,7 @@ impl PeerStorage {
             self.accept_region(state);
         }
         self.assert_invariants();
+        self.keep_up();
         Ok(())
     }
 

@@ -12,6 +12,7 @@
 //! | `applied` | what was applied on another thread, taken over |
 //! | `compact` | the front of the log goes; `gc` is the policy |
 //! | `snapshot` | the snapshot to send: its state, its worker's task |
+//! | `coordinated`, `restore` | the snapshot that is kept, and the way back to it; `upkeep` makes them by policy |
 //! | `install` | the snapshot that came: replaces log, data and configuration; `install_task` on another thread |
 //! | `fetch` | cold entries, read by a worker |
 
@@ -19,6 +20,7 @@ mod applied;
 mod apply;
 mod clock;
 mod compact;
+mod coordinated;
 mod create;
 mod destroy;
 mod engines;
@@ -30,6 +32,7 @@ mod log_bytes;
 mod open;
 mod read;
 mod recovery;
+mod restore;
 mod retain;
 mod snapshot;
 mod snapshot_content;
@@ -38,6 +41,7 @@ mod split;
 mod term_runs;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod write;
 
 use std::cell::RefCell;
@@ -48,6 +52,7 @@ use raft::eraftpb::{ConfState, Entry, HardState};
 
 pub use applied::{AppliedStates, next_apply_state};
 pub use clock::Clock;
+pub use coordinated::SnapshotMaker;
 pub(crate) use destroy::{DestroyTask, Leaves, tombstone_ops};
 pub use destroy::{finish_removals, tombstones};
 pub use engines::{
@@ -57,8 +62,11 @@ pub use fetch::FetchTask;
 pub use gc::{GcInput, GcPolicy};
 pub use install_task::{InstallTask, Installed};
 pub use open::{read_region, region_ids, regions};
+pub use restore::restore;
 pub use snapshot::{SNAPSHOT_TRANSITIONS, SnapshotState, SnapshotTask};
+pub(crate) use snapshot_content::Cancel;
 pub(crate) use split::NewRegion;
+pub use upkeep::SnapshotPolicy;
 pub use write::Staged;
 
 use crate::app_store::{ApplicationDataStorage, DataRead as _, Keyspace};
@@ -71,6 +79,7 @@ use fetch::Fetches;
 use log_bytes::LogBytes;
 use snapshot::Slot;
 use term_runs::TermRuns;
+use upkeep::Upkeep;
 
 /// The durable storage of one region under one `RawNode`, which owns it. It comes from a
 /// [`CompositeStorage`](crate::CompositeStorage); `RawNode::mut_store` gives access to it again.
@@ -104,6 +113,8 @@ pub struct PeerStorage {
     cache: EntryCache,
     // No entry below this index is in the log store. Invariant: log_start <= first_index.
     log_start: u64,
+    // Snapshots that the region makes of its own accord, and what goes with them.
+    upkeep: Upkeep,
     // After an open unknown until somebody asks.
     log_bytes: RefCell<LogBytes>,
     // How many `Staged` wait for their `persisted`.

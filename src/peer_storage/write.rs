@@ -53,6 +53,7 @@ impl PeerStorage {
     /// after a refusal `ready` neither, so that a missing snapshot file may be brought and the call
     /// repeated.
     pub fn persist(&mut self, ready: &mut Ready) -> Result<()> {
+        self.keep_up();
         let mut batch = LogBatch::default();
         if !ready.snapshot().is_empty() {
             let staged = self.stage(ready, &mut batch)?;
@@ -134,6 +135,7 @@ impl PeerStorage {
     /// `InvalidArgument` if they are not contiguous, would replace an applied entry, or Readies are
     /// staged.
     pub fn append(&mut self, entries: &[Entry]) -> Result<()> {
+        self.keep_up();
         let plan = Plan {
             entries: entries.to_vec(),
             hard_state: self.hard_state().clone(),

@@ -2,7 +2,9 @@
 //! `docs/architecture.md`.
 
 mod bugs;
+mod building;
 mod by_hand;
+mod coordinated;
 mod fetching;
 mod hostile;
 mod install;
@@ -13,6 +15,7 @@ mod opening;
 mod recording;
 mod regions;
 mod retention;
+mod seeds;
 mod snapshots;
 mod stepping;
 mod support;
