@@ -123,6 +123,7 @@ mod expiry;
 mod export;
 mod fs;
 mod grouped_log;
+mod index;
 mod indexed;
 pub mod keys;
 mod kv;
@@ -169,7 +170,8 @@ pub use error::{Error, RecoveryError, Result};
 pub use export::{export_data, import_data};
 pub use fs::{DiskFs, File, FileLock, FileSystem};
 pub use grouped_log::GroupedLog;
-pub use indexed::{Extractor, IndexQuery, IndexedData};
+pub use index::IndexQuery;
+pub use indexed::{Extractor, IndexedData};
 pub use kv::{KvCommand, KvRefusal, KvReply, KvStateMachine};
 pub use logger::raft_logger;
 pub use peer::REGION_TRANSITIONS;
@@ -193,8 +195,8 @@ pub use snapshot_store::{
 };
 pub use state_machine::{ApplyBatch, Present, StateMachine};
 pub use store::{
-    ChangePeer, RegionProgress, RegionStage, RegionStatus, SteppedStore, Store, StoreOptions,
-    StorePart, StoreStats,
+    ChangePeer, ExpiryOptions, RegionProgress, RegionStage, RegionStatus, SteppedStore, Store,
+    StoreOptions, StorePart, StoreStats,
 };
 pub use ticket::Ticket;
 pub use transaction::{DataTransaction, ReadTransaction, TransactionalStorage, WriteTransaction};

@@ -1,11 +1,13 @@
 //! A linearizable read: a view of the data in which everything is that was acknowledged before the read
-//! was asked for. Uses: app_store, scan, expiry, proto.
+//! was asked for. Uses: app_store, scan, expiry, index,
+//! proto.
 
 use std::sync::Arc;
 
 use crate::app_store::{DataRead, DataView, Keyspace, Visit};
 use crate::error::{Error, Result};
 use crate::expiry::{self, At};
+use crate::index::{Declared, IndexQuery};
 use crate::proto::{Region, RegionLocalState};
 use crate::scan::{Page, Scan};
 use crate::types::KeyRange;
@@ -78,6 +80,21 @@ impl Reader {
     pub fn scan(&self, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
         self.check(range, &range.start)?;
         self.at(0)?.scan(Keyspace::Data, range, visit)
+    }
+
+    /// The keys of the region that `query` finds in its index `name`, with their values, as of the view.
+    /// Values that expire are in no index.
+    ///
+    /// # Errors
+    /// `IndexNotFound` if the region has none of that name; `IndexNotReady` if an import has failed
+    /// half-way; `CursorInvalid` if the cursor is not of this query; those of the data store.
+    pub fn query_index(&self, name: &str, query: &IndexQuery) -> Result<Page> {
+        let region = &self.region.region;
+        let Declared(names) = Declared::of(&*self.view, &region.start_key)?;
+        if !names.contains(name) {
+            return Err(Error::IndexNotFound { name: name.into() });
+        }
+        self.view.query_index(name, query, &region.range())
     }
 
     fn at(&self, now_ms: u64) -> Result<At<'_, dyn DataView>> {

@@ -275,6 +275,8 @@ fn commands_and_replies_have_their_golden_bytes() {
         (increment("k", -3), "2a050a016b1005"),
         (KvCommand::Batch(vec![delete("k")]), "32050a0312016b"),
         (KvCommand::Batch(vec![]), "3200"),
+        (KvCommand::CreateIndex { name: "i".into() }, "520169"),
+        (KvCommand::DropIndex { name: "i".into() }, "5a0169"),
     ];
     for (command, bytes) in commands {
         assert_eq!(hex(&command.encode()), bytes, "{command:?}");
@@ -298,6 +300,18 @@ fn commands_and_replies_have_their_golden_bytes() {
         (
             KvReply::Refused(KvRefusal::Overflow { present: -1 }),
             "5001",
+        ),
+        (
+            KvReply::Refused(KvRefusal::IndexExists { name: "i".into() }),
+            "5a0169",
+        ),
+        (
+            KvReply::Refused(KvRefusal::IndexNotFound { name: "i".into() }),
+            "620169",
+        ),
+        (
+            KvReply::Refused(KvRefusal::IndexWithoutExtractor { name: "i".into() }),
+            "6a0169",
         ),
     ];
     for (reply, bytes) in replies {
@@ -420,6 +434,9 @@ fn expected(model: &mut Model, range: &KeyRange, command: &KvCommand) -> KvReply
         }
         KvCommand::PutUntil { .. } | KvCommand::At { .. } | KvCommand::ExpireUntil { .. } => {
             unreachable!("these are for the model that knows the time")
+        }
+        KvCommand::CreateIndex { .. } | KvCommand::DropIndex { .. } => {
+            unreachable!("these are tried over stores that have indexes")
         }
     }
     KvReply::Done

@@ -10,12 +10,14 @@
 //! | `lifecycle` | peers that are opened, filled by a snapshot, removed |
 //! | `admin`, `change`, `merge` | what admin entries do |
 //! | `liveness` | signs of life, so that regions can sleep |
+//! | `expiring` | what has expired is proposed to go |
 //! | `ranges`, `shared`, `options`, `message` | plain data |
 
 mod admin;
 mod change;
 mod client;
 mod core;
+mod expiring;
 mod lifecycle;
 mod liveness;
 mod merge;
@@ -33,7 +35,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 
 pub use change::ChangePeer;
-pub use options::StoreOptions;
+pub use options::{ExpiryOptions, StoreOptions};
 pub use shared::{RegionProgress, RegionStage, RegionStatus, StoreStats};
 pub use stepped::{SteppedStore, StorePart};
 

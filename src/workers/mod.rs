@@ -17,8 +17,8 @@ pub use apply::ApplyWorker;
 pub use slow::SlowWorker;
 pub use stepped::SteppedWorkers;
 pub use task::{
-    AdminWork, Applied, Applier, ApplyTask, ApplyWork, Done, DoneSender, NewPeer, PeerKey, Permit,
-    Proposal, SlowTask, SplitCheck, WriteTask,
+    AdminWork, Applied, Applier, ApplyTask, ApplyWork, Done, DoneSender, ExpiryLook, NewPeer,
+    PeerKey, Permit, Proposal, SlowTask, SplitCheck, WriteTask,
 };
 pub use write::WriteWorker;
 
