@@ -122,6 +122,7 @@ mod error;
 mod expiry;
 mod export;
 mod fs;
+mod grouped_log;
 mod indexed;
 pub mod keys;
 mod kv;
@@ -131,6 +132,7 @@ pub mod memory;
 mod node_dir;
 mod peer;
 mod peer_storage;
+mod persistence;
 mod placement;
 mod proto;
 mod raft_log;
@@ -157,15 +159,16 @@ pub use app_store::{
     AppBatch, AppOp, AppStats, ApplicationDataStorage, DataImport, DataRead, DataView, Keyspace,
     Visit,
 };
-pub use composite::{CompositeStorage, Parts};
+pub use composite::{CompositeBuilder, CompositeStorage, Parts};
 pub use config::{
-    AppBackend, AppendLogConfig, Config, LogBackend, RocksConfig, SnapshotBackend, SnapshotConfig,
-    StoreConfig, TlsConfig, TransportConfig,
+    AppBackend, AppendLogConfig, CompactionStyle, Config, LogBackend, MemoryConfig, RocksConfig,
+    SnapshotBackend, SnapshotConfig, StoreConfig, TlsConfig, TransportConfig,
 };
 pub use entry_cache::CacheStats;
 pub use error::{Error, RecoveryError, Result};
 pub use export::{export_data, import_data};
 pub use fs::{DiskFs, File, FileLock, FileSystem};
+pub use grouped_log::GroupedLog;
 pub use indexed::{Extractor, IndexQuery, IndexedData};
 pub use kv::{KvCommand, KvRefusal, KvReply, KvStateMachine};
 pub use logger::raft_logger;
@@ -173,6 +176,7 @@ pub use peer::REGION_TRANSITIONS;
 pub use peer_storage::{
     GcInput, GcPolicy, PeerStorage, SNAPSHOT_TRANSITIONS, SnapshotState, Staged,
 };
+pub use persistence::{FlushPolicy, PersistenceStrategy, SyncPolicy};
 pub use placement::StaticPlacement;
 pub use proto::{
     INITIAL_INDEX, INITIAL_TERM, MergeState, Peer, PeerRole, PeerState, RaftApplyState,

@@ -4,6 +4,7 @@ use super::*;
 use crate::snapshot_store::Compression;
 
 const EXAMPLE: &str = include_str!("../../docs/config.example.yaml");
+const TOML_EXAMPLE: &str = include_str!("../../docs/config.example.toml");
 
 /// The text of the refusal of `yaml`.
 #[track_caller]
@@ -26,6 +27,10 @@ fn a_config_without_keys_is_the_default() {
 #[test]
 fn the_example_spells_out_the_defaults() {
     assert_eq!(Config::from_yaml_str(EXAMPLE).unwrap(), Config::default());
+    assert_eq!(
+        Config::from_toml_str(TOML_EXAMPLE).unwrap(),
+        Config::default()
+    );
 }
 
 #[test]
@@ -35,6 +40,7 @@ fn the_example_names_every_key() {
         "snapshot: ",
         "append_log: ",
         "rocksdb: ",
+        "memory: ",
         "gc: ",
         "store: ",
         "transport: ",
@@ -46,6 +52,12 @@ fn the_example_names_every_key() {
                 .lines()
                 .any(|line| line.trim_start().starts_with(&format!("{key}:")));
             assert!(spelled, "{key} is missing in the example");
+            let spelled = TOML_EXAMPLE.lines().any(|line| {
+                let line = line.trim_start_matches("# ");
+                let section = line.starts_with('[') && line.ends_with(&format!("{key}]"));
+                section || line.starts_with(&format!("{key} ="))
+            });
+            assert!(spelled, "{key} is missing in the example in TOML");
         }
     }
 }
@@ -57,13 +69,18 @@ create_if_missing: false
 cluster_id: 7
 store_id: 8
 durability: buffered
+sync_policy: always
+flush_policy: {batched: {threshold: 7, interval_ms: 5}}
+persistence: mem_first
+health_interval_ms: 250
 log: memory
 app: memory
 snapshot: {backend: memory, compression: gzip, compression_level: 9, inline_bytes_max: 0, retry_backoff_ms: 5,
-  keep_latest: 3, max_age_hours: 4, total_bytes_max: 1GiB, partial_age_hours: 2}
+  keep_latest: 3, max_age_hours: 4, total_bytes_max: 1GiB, partial_age_hours: 2, after_entries: 6, after_bytes: 1KiB}
 entry_cache_bytes: 1GB
-append_log: {segment_bytes: 1MiB, spare_segments: 1, flush_interval_ms: 5, ring_bytes: 0, index_bytes_max: 1KiB, compress: false}
-rocksdb: {block_cache_bytes: 1MiB, write_buffer_bytes: 2 MiB}
+append_log: {segment_bytes: 1MiB, spare_segments: 1, ring_bytes: 0, index_bytes_max: 1KiB, compress: false}
+rocksdb: {block_cache_bytes: 1MiB, write_buffer_bytes: 2 MiB, write_buffers_max: 3, compaction_style: level}
+memory: {log_entries_max: 9, log_compacts: false, data_bytes_max: 1MiB}
 gc: {entries_max: 10, bytes_max: 4096, entries_trailing: 3}
 ";
     let expected = Config {
@@ -71,6 +88,13 @@ gc: {entries_max: 10, bytes_max: 4096, entries_trailing: 3}
         cluster_id: 7,
         store_id: 8,
         durability: Durability::Buffered,
+        sync_policy: SyncPolicy::Always,
+        flush_policy: FlushPolicy::Batched {
+            threshold: 7,
+            interval_ms: 5,
+        },
+        persistence: PersistenceStrategy::MemFirst,
+        health_interval_ms: 250,
         log: LogBackend::Memory,
         app: AppBackend::Memory,
         snapshot: SnapshotConfig {
@@ -82,12 +106,13 @@ gc: {entries_max: 10, bytes_max: 4096, entries_trailing: 3}
             max_age_hours: 4,
             total_bytes_max: 1 << 30,
             partial_age_hours: 2,
+            after_entries: 6,
+            after_bytes: 1 << 10,
         },
         entry_cache_bytes: 1_000_000_000,
         append_log: AppendLogConfig {
             segment_bytes: 1 << 20,
             spare_segments: 1,
-            flush_interval_ms: 5,
             ring_bytes: 0,
             index_bytes_max: 1 << 10,
             compress: false,
@@ -95,6 +120,13 @@ gc: {entries_max: 10, bytes_max: 4096, entries_trailing: 3}
         rocksdb: RocksConfig {
             block_cache_bytes: 1 << 20,
             write_buffer_bytes: 2 << 20,
+            write_buffers_max: 3,
+            compaction_style: CompactionStyle::Level,
+        },
+        memory: MemoryConfig {
+            log_entries_max: 9,
+            log_compacts: false,
+            data_bytes_max: 1 << 20,
         },
         gc: GcPolicy {
             entries_max: 10,
@@ -164,7 +196,7 @@ fn an_unknown_key_is_refused_with_the_nearest_known_one() {
     assert!(message.contains("line 2"), "{message}");
     assert!(message.contains("did you mean `compression`?"), "{message}");
 
-    let message = refusal("raft_storage: {}\n");
+    let message = refusal("storage: {}\n");
     assert!(!message.contains("did you mean"), "{message}");
     assert!(message.contains("create_if_missing"), "{message}");
 }
@@ -176,6 +208,17 @@ fn a_wrong_value_is_refused_with_its_line_and_what_was_expected() {
         ("cluster_id: -1\n", "line 1", "integer"),
         ("create_if_missing: 3\n", "line 1", "true or false"),
         ("log: rocksbd\n", "line 1", "did you mean `rocksdb`?"),
+        ("rocksdb: {compaction_style: fifo}\n", "line 1", "level"),
+        (
+            "persistence: memfirst\n",
+            "line 1",
+            "did you mean `mem_first`?",
+        ),
+        (
+            "flush_policy: {batched: {treshold: 1}}\n",
+            "line 1",
+            "did you mean `threshold`?",
+        ),
         ("app: postgres\n", "line 1", "rocksdb or memory"),
         ("durability: os\n", "line 1", "synced or buffered"),
         ("entry_cache_bytes: 64MX\n", "line 1", "64KiB"),
@@ -203,7 +246,16 @@ fn a_value_out_of_range_is_refused_with_its_key() {
         ("append_log: {segment_bytes: 4KiB}", "16384 to 1073741824"),
         ("append_log: {segment_bytes: 100001}", "multiple of 4096"),
         ("append_log: {spare_segments: 65}", "0 to 64"),
-        ("append_log: {flush_interval_ms: 10001}", "0 to 10000"),
+        (
+            "flush_policy: {batched: {threshold: 1, interval_ms: 10001}}",
+            "0 to 10000",
+        ),
+        (
+            "flush_policy: {batched: {interval_ms: 1, threshold: 0}}",
+            "at least 1",
+        ),
+        ("health_interval_ms: 0", "at least 1"),
+        ("rocksdb: {write_buffers_max: 1}", "2 to 64"),
         ("rocksdb: {block_cache_bytes: 0}", "at least 1"),
         ("rocksdb: {write_buffer_bytes: 1KiB}", "at least 65536"),
         ("gc: {entries_max: 0}", "at least 1"),
@@ -287,6 +339,257 @@ fn sizes_are_read_with_their_unit_or_not_at_all() {
 fn edits_are_counted() {
     let cases = [("", "abc", 3), ("abc", "abc", 0), ("kitten", "sitting", 3)];
     for (a, b, expected) in cases {
-        assert_eq!(yaml::edits(a, b), expected);
+        assert_eq!(words::edits(a, b), expected);
     }
+}
+
+/// The text of the refusal of `toml`.
+#[track_caller]
+fn toml_refusal(toml: &str) -> String {
+    match Config::from_toml_str(toml) {
+        Err(Error::Config { message, .. }) => message,
+        other => panic!("expected a refusal of {toml:?}, got {other:?}"),
+    }
+}
+
+#[test]
+fn toml_says_the_same_as_yaml() {
+    for text in ["", "\n", "# nothing but a comment\n"] {
+        assert_eq!(Config::from_toml_str(text).unwrap(), Config::default());
+    }
+    let yaml = "
+cluster_id: 1
+store_id: 2
+log: memory
+app: memory
+flush_policy: {batched: {threshold: 7, interval_ms: 5}}
+entry_cache_bytes: 1GB
+snapshot: {compression: gzip, compression_level: 9, total_bytes_max: 1GiB}
+memory: {data_bytes_max: 4096, log_compacts: false}
+transport: {listen: \"a:1\", stores: {1: \"b:2\", 20: \"c:3\"}, tls: {ca: a, cert: b, key: c}}
+";
+    let toml = "
+cluster_id = 1
+store_id = 2
+log = 'memory'
+app = \"memory\"
+flush_policy = {batched = {threshold = 7, interval_ms = 0x5}}
+entry_cache_bytes = '1GB'
+memory = {data_bytes_max = 4_096, log_compacts = false}
+snapshot.compression = 'gzip'
+snapshot.compression_level = 9
+snapshot.total_bytes_max = '1GiB'
+[transport]
+listen = 'a:1'
+stores = {1 = 'b:2', 20 = 'c:3'}
+tls = {ca = 'a', cert = 'b', key = 'c'}
+";
+    let (yaml, toml) = (Config::from_yaml_str(yaml), Config::from_toml_str(toml));
+    assert_eq!(yaml.unwrap(), toml.unwrap());
+}
+
+#[test]
+fn a_refusal_of_toml_has_its_line_and_what_was_expected() {
+    let cases = [
+        (
+            "cluster_id = 1\ndurabilty = 'synced'\n",
+            "line 2",
+            "did you mean `durability`?",
+        ),
+        (
+            "\n[snapshot]\ncompresion = 'lz4'\n",
+            "line 3",
+            "did you mean `compression`?",
+        ),
+        (
+            "[snapsot]\ncompression = 'lz4'\n",
+            "line 1",
+            "did you mean `snapshot`?",
+        ),
+        ("cluster_id = 1\nstore_id = 'many'\n", "line 2", "integer"),
+        ("store_id = -1\n", "line 1", "integer"),
+        (
+            "store_id = 99999999999999999999\n",
+            "line 1",
+            "number of 64 bits",
+        ),
+        ("create_if_missing = 3\n", "line 1", "true or false"),
+        ("log = 'rocksbd'\n", "line 1", "did you mean `rocksdb`?"),
+        ("log = 7\n", "line 1", "expected"),
+        ("log = {rocksdb = 1}\n", "line 1", "the word alone"),
+        ("entry_cache_bytes = '64MX'\n", "line 1", "64KiB"),
+        ("entry_cache_bytes = 1.5\n", "line 1", "64KiB"),
+        ("gc = 5\n", "line 1", "struct GcPolicy"),
+        ("store_id = 1\nstore_id = 2\n", "line 2", "duplicate key"),
+        ("store_id 1\n", "line 1", "="),
+        ("[transport.stores]\nx = 'a:1'\n", "line 2", "integer"),
+        ("\n[gc]\nentries_max = 0\n", "gc.entries_max", "at least 1"),
+    ];
+    for (toml, place, expected) in cases {
+        let message = toml_refusal(toml);
+        assert!(message.contains(place), "{toml:?}: {message}");
+        assert!(message.contains(expected), "{toml:?}: {message}");
+    }
+}
+
+#[test]
+fn the_ending_of_a_file_says_how_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("node.toml", "cluster_id = 3\n"),
+        ("node.yaml", "cluster_id: 3\n"),
+        ("node.yml", "cluster_id: 3\n"),
+    ] {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(Config::from_file(&path).unwrap().cluster_id, 3, "{name}");
+        std::fs::write(&path, "cluster_id").unwrap();
+        let error = Config::from_file(&path).unwrap_err();
+        assert!(error.to_string().contains(name), "{error}");
+    }
+}
+
+#[test]
+fn os_means_buffered_whatever_else_is_said() {
+    let config = Config::from_yaml_str("sync_policy: os").unwrap();
+    assert_eq!(config.effective_durability(), Durability::Buffered);
+    let config = Config::from_yaml_str("sync_policy: always").unwrap();
+    assert_eq!(config.effective_durability(), Durability::Synced);
+}
+
+/// The config of the section `raft_storage` with one layer.
+fn layer(layer: &str) -> Result<Config> {
+    Config::from_yaml_str(&format!("raft_storage: {{{layer}}}"))
+}
+
+#[test]
+fn every_key_of_raft_storage_is_read_in_both_spellings() {
+    for (log, app, kind) in [
+        ("log_backend", "app_backend", "type"),
+        ("log_storage", "app_storage", "backend_type"),
+    ] {
+        let config = layer(&format!(
+            "{log}: {{{kind}: append_log, config: {{buffer_size: 10, flush_interval_ms: 20,
+             sync_policy: always, checksum_validation: true}}}}, persistence: mem_first,
+             health_check_interval: 30s"
+        ));
+        let expected = Config {
+            log: LogBackend::AppendLog,
+            sync_policy: SyncPolicy::Always,
+            flush_policy: FlushPolicy::Batched {
+                threshold: 10,
+                interval_ms: 20,
+            },
+            persistence: PersistenceStrategy::MemFirst,
+            health_interval_ms: 30_000,
+            ..Config::default()
+        };
+        assert_eq!(config.unwrap(), expected);
+        let config = layer(&format!(
+            "{log}: {{{kind}: memory_log, config: {{max_entries: 5, circular_buffer: false}}}},
+             {app}: {{{kind}: memory, config: {{max_size_mb: 2}}}}"
+        ));
+        let config = config.unwrap();
+        assert_eq!(
+            (config.log, config.app),
+            (LogBackend::Memory, AppBackend::Memory)
+        );
+        let expected = MemoryConfig {
+            log_entries_max: 5,
+            log_compacts: false,
+            data_bytes_max: 2 << 20,
+        };
+        assert_eq!(config.memory, expected);
+    }
+}
+
+#[test]
+fn each_retention_strategy_has_its_limits() {
+    let all = "keep_count: 3, max_age_hours: 4, max_total_size: 1GiB";
+    for (strategy, limits) in [
+        ("keep_latest", (3, 0, 0)),
+        ("keep_by_age", (0, 4, 0)),
+        ("combined", (3, 4, 0)),
+        ("size_based_lru", (0, 0, 1 << 30)),
+    ] {
+        let config = layer(&format!(
+            "snapshot_backend: {{type: compressed_file, config: {{compression: gzip,
+             compression_level: 2, retention: {{strategy: {strategy}, {all}}}}}}}"
+        ));
+        let snapshot = config.unwrap().snapshot;
+        let found = (
+            snapshot.keep_latest,
+            snapshot.max_age_hours,
+            snapshot.total_bytes_max,
+        );
+        assert_eq!(found, limits, "{strategy}");
+        assert_eq!(snapshot.compression, Compression::Gzip { level: 2 });
+        let without = format!(
+            "snapshot_backend: {{type: compressed_file, config: {{retention: {{strategy: {strategy}}}}}}}"
+        );
+        let error = layer(&without).unwrap_err().to_string();
+        assert!(error.contains("with this strategy"), "{error}");
+    }
+}
+
+#[test]
+fn what_raft_storage_cannot_mean_is_refused() {
+    let cases = [
+        (
+            "log_backnd: {type: append_log}",
+            "did you mean `log_backend`?",
+        ),
+        (
+            "log_storage: {type: append_log, config: {bufer_size: 1}}",
+            "did you mean `buffer_size`?",
+        ),
+        (
+            "log_storage: {type: append_log, config: {max_entries: 1}}",
+            "memory_log",
+        ),
+        (
+            "log_storage: {type: append_log, config: {checksum_validation: false}}",
+            "expected true",
+        ),
+        (
+            "log_storage: {type: append_logg}",
+            "did you mean `append_log`?",
+        ),
+        ("log_storage: {config: {}}", "type"),
+        (
+            "snapshot_storage: {type: memory_snapshot, config: {compression: zstd}}",
+            "compressed_file",
+        ),
+        (
+            "snapshot_storage: {type: compressed_file, config: {max_snapshots: 3}}",
+            "memory_snapshot",
+        ),
+        (
+            "snapshot_storage: {type: compressed_file, config: {compression_level: 99}}",
+            "1 to 22",
+        ),
+        (
+            "app_storage: {type: memory, config: {cache_size: 1GB}}",
+            "rocksdb",
+        ),
+        (
+            "app_storage: {type: rocksdb, config: {max_size_mb: 1}}",
+            "backend memory",
+        ),
+        (
+            "app_storage: {type: rocksdb, config: {compaction_style: universal}}",
+            "level",
+        ),
+        (
+            "app_storage: {type: rocksdb, config: {cache_size: 1GB, cache_size_mb: 1}}",
+            "one of them",
+        ),
+        ("health_check_interval: 5 hours", "500ms"),
+    ];
+    for (text, expected) in cases {
+        let error = layer(text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+    let message = refusal("log: memory\nraft_storage: {}\n");
+    assert!(message.contains("both say it"), "{message}");
 }

@@ -2,6 +2,7 @@
 //! `docs/architecture.md`.
 
 mod bugs;
+mod building;
 mod by_hand;
 mod fetching;
 mod hostile;
@@ -13,6 +14,7 @@ mod opening;
 mod recording;
 mod regions;
 mod retention;
+mod seeds;
 mod snapshots;
 mod stepping;
 mod support;
