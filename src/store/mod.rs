@@ -10,6 +10,7 @@
 //! | `lifecycle` | peers that are opened, filled by a snapshot, removed |
 //! | `admin`, `change`, `merge` | what admin entries do |
 //! | `liveness` | signs of life, so that regions can sleep |
+//! | `metrics` | what the driver shows |
 //! | `ranges`, `shared`, `options`, `message` | plain data |
 
 mod admin;
@@ -20,6 +21,7 @@ mod lifecycle;
 mod liveness;
 mod merge;
 mod message;
+mod metrics;
 mod open;
 mod options;
 mod ranges;
@@ -43,6 +45,7 @@ use crate::proto::RegionLocalState;
 use crate::transport::{Placement, Transport};
 use crate::types::RegionId;
 use message::StoreMsg;
+use metrics::StoreMetrics;
 use shared::Shared;
 
 /// The peers that were removed from this store.
@@ -107,4 +110,5 @@ pub(crate) struct Handle {
     engines: Weak<Engines>,
     waiting_bytes_max: u64,
     store_id: u64,
+    metrics: Arc<StoreMetrics>,
 }
