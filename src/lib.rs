@@ -75,6 +75,7 @@
 //! | write a state machine, or take one of keys and values | [`StateMachine`], [`ApplyBatch`], [`KvStateMachine`] |
 //! | test against power cuts, failing disks and bad networks | [`memory`] |
 //! | see a region | [`dot::live`] |
+//! | watch a node | [`metrics`], [`Store::report_metrics`] |
 //! | know what an error asks of you | [`Error`], [`RecoveryError`] |
 //!
 //! # What it promises
@@ -130,6 +131,7 @@ mod kv;
 mod logger;
 mod mailbox;
 pub mod memory;
+pub mod metrics;
 mod node_dir;
 mod peer;
 mod peer_storage;
@@ -184,7 +186,7 @@ pub use proto::{
     INITIAL_INDEX, INITIAL_TERM, MergeState, Peer, PeerRole, PeerState, RaftApplyState,
     RaftLocalState, RaftTruncatedState, Region, RegionEpoch, RegionLocalState, StoreIdent,
 };
-pub use raft_log::{LogBatch, LogOp, LogStats, RaftLogStorage};
+pub use raft_log::{LogBatch, LogOp, LogStats, LogUsage, RaftLogStorage};
 pub use reader::Reader;
 pub use scan::{Cursor, Page, Scan};
 pub use snapshot_data::{RaftSnapshotData, SNAPSHOT_DATA_VERSION};
@@ -202,7 +204,7 @@ pub use ticket::Ticket;
 pub use transaction::{DataTransaction, ReadTransaction, TransactionalStorage, WriteTransaction};
 pub use transport::{
     ENTRIES_MAX, Inbox, MessageError, PeerBody, PeerMessage, Placement, RegionReport, StoreMessage,
-    Transport,
+    Transport, TransportStats,
 };
 pub use types::{Durability, KeyRange, LogPosition, PeerId, RegionId};
 pub use workers::SteppedWorkers;

@@ -10,6 +10,7 @@ use crate::config::{AppBackend, Config, LogBackend};
 use crate::error::{Error, Result};
 use crate::fs::{DiskFs, FileLock, FileSystem};
 use crate::grouped_log::GroupedLog;
+use crate::metrics::MeteredParts;
 use crate::node_dir::{NodeDir, Part};
 use crate::proto::StoreIdent;
 use crate::raft_log::RaftLogStorage;
@@ -154,15 +155,16 @@ impl CompositeBuilder {
             )?),
             None => None,
         };
+        let metered = MeteredParts::new(&fs);
         // Never read where no layer is on disk.
         let dir = place.as_deref().unwrap_or(Path::new(""));
         let snapshots = match self.snapshots {
             Some(snapshots) => snapshots,
-            None => open_snapshots(Arc::clone(&fs), dir, &config)?,
+            None => open_snapshots(metered.snapshots(), dir, &config)?,
         };
         let log = match self.log {
             Some(log) => log,
-            None => open_log(Arc::clone(&fs), dir, &config)?,
+            None => open_log(metered.log(), dir, &config)?,
         };
         let app = match self.app {
             Some(app) => app,
@@ -178,7 +180,7 @@ impl CompositeBuilder {
         let parts = Parts {
             log: GroupedLog::wrap(log, config.sync_policy, config.group_policy()),
             app,
-            snapshots,
+            snapshots: metered.begin(snapshots, ident.store_id),
         };
         Ok(Opened {
             parts,
