@@ -73,6 +73,7 @@
 //! | take data out and in again | [`export_data`], [`import_data`] |
 //! | write a state machine, or take one of keys and values | [`StateMachine`], [`ApplyBatch`], [`KvStateMachine`] |
 //! | test against power cuts, failing disks and bad networks | [`memory`] |
+//! | run under openraft instead of raft-rs | `openraft`, with the feature of that name |
 //! | see a region | [`dot::live`] |
 //! | know what an error asks of you | [`Error`], [`RecoveryError`] |
 //!
@@ -97,6 +98,7 @@
 //! | `prost-codec` | raft-rs's messages by prost, instead; what is on disk is the same | |
 //! | `tls` | encryption and mutual authentication between stores, by rustls | yes |
 //! | `conformance` | the suites that hold a backend to its contract, `conformance` | |
+//! | `openraft` | log, state machine and snapshots under openraft 0.9, `openraft` | |
 //!
 //! Exactly one codec has to be on, the one that your program uses.
 #![deny(missing_docs)]
@@ -125,6 +127,8 @@ mod logger;
 mod mailbox;
 pub mod memory;
 mod node_dir;
+#[cfg(feature = "openraft")]
+pub mod openraft;
 mod peer;
 mod peer_storage;
 mod placement;

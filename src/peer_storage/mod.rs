@@ -58,6 +58,10 @@ pub use gc::{GcInput, GcPolicy};
 pub use install_task::{InstallTask, Installed};
 pub use open::{read_region, region_ids, regions};
 pub use snapshot::{SNAPSHOT_TRANSITIONS, SnapshotState, SnapshotTask};
+#[cfg(feature = "openraft")]
+pub(crate) use snapshot_content::{Cancel, read_content, write_content};
+#[cfg(feature = "openraft")]
+pub(crate) use snapshot_data::PendingFile;
 pub(crate) use split::NewRegion;
 pub use write::Staged;
 
