@@ -64,6 +64,7 @@
 //! | drive many regions with one fsync | [`PeerStorage::stage`], [`CompositeStorage::write_log`], [`PeerStorage::persisted`] |
 //! | keep the log short | [`PeerStorage::compact`], [`PeerStorage::compact_by_policy`], [`GcPolicy`] |
 //! | send and install snapshots | [`PeerStorage::wait_snapshot`], [`RaftSnapshotStorage::send`], [`RaftSnapshotStorage::receive`], [`SnapshotState`] |
+//! | read and write snapshots in async code | `async_io`, and [`Ticket`] is a future of any runtime |
 //! | not block on cold entries | [`PeerStorage::take_fetched`] |
 //! | add a peer that has nothing | [`CompositeStorage::create_uninitialized`] |
 //! | set a node up | [`Config`], from code or from YAML |
@@ -97,6 +98,7 @@
 //! | `protobuf-codec` | raft-rs's messages by rust-protobuf | yes |
 //! | `prost-codec` | raft-rs's messages by prost, instead; what is on disk is the same | |
 //! | `tls` | encryption and mutual authentication between stores, by rustls | yes |
+//! | `tokio` | snapshots for async code, `async_io` | |
 //! | `conformance` | the suites that hold a backend to its contract, `conformance` | |
 //! | `openraft` | log, state machine and snapshots under openraft 0.9, `openraft` | |
 //!
@@ -108,6 +110,8 @@
 extern crate self as peerstore;
 
 mod app_store;
+#[cfg(feature = "tokio")]
+pub mod async_io;
 mod command;
 mod composite;
 mod conf;
