@@ -74,6 +74,7 @@
 //! | take data out and in again | [`export_data`], [`import_data`] |
 //! | write a state machine, or take one of keys and values | [`StateMachine`], [`ApplyBatch`], [`KvStateMachine`] |
 //! | test against power cuts, failing disks and bad networks | [`memory`] |
+//! | run under openraft instead of raft-rs | `openraft`, with the feature of that name |
 //! | see a region | [`dot::live`] |
 //! | watch a node | [`metrics`], [`Store::report_metrics`] |
 //! | know what an error asks of you | [`Error`], [`RecoveryError`] |
@@ -100,6 +101,7 @@
 //! | `tls` | encryption and mutual authentication between stores, by rustls | yes |
 //! | `tokio` | snapshots for async code, `async_io` | |
 //! | `conformance` | the suites that hold a backend to its contract, `conformance` | |
+//! | `openraft` | log, state machine and snapshots under openraft 0.9, `openraft` | |
 //!
 //! Exactly one codec has to be on, the one that your program uses.
 #![deny(missing_docs)]
@@ -133,6 +135,8 @@ mod mailbox;
 pub mod memory;
 pub mod metrics;
 mod node_dir;
+#[cfg(feature = "openraft")]
+pub mod openraft;
 mod peer;
 mod peer_storage;
 mod persistence;

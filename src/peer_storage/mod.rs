@@ -65,6 +65,10 @@ pub use open::{read_region, region_ids, regions};
 pub use restore::restore;
 pub use snapshot::{SNAPSHOT_TRANSITIONS, SnapshotState, SnapshotTask};
 pub(crate) use snapshot_content::Cancel;
+#[cfg(feature = "openraft")]
+pub(crate) use snapshot_content::{read_content, write_content};
+#[cfg(feature = "openraft")]
+pub(crate) use snapshot_data::PendingFile;
 pub(crate) use split::NewRegion;
 pub use upkeep::SnapshotPolicy;
 pub use write::Staged;
