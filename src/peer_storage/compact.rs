@@ -3,8 +3,6 @@
 
 use std::ops::Range;
 
-use prost::Message as _;
-
 use super::PeerStorage;
 use crate::app_store::{AppBatch, Keyspace};
 use crate::error::{Error, Result};
