@@ -7,7 +7,7 @@ use d_engine_core::{
 };
 use d_engine_proto::common::{Entry, EntryPayload, LogId, Noop, entry_payload::Payload};
 use d_engine_proto::server::election::VotedFor;
-use peerstore::{Durability, LogBatch, RegionId};
+use peerstore::{Durability, LogBatch, RaftLogStorage as _, RegionId};
 use peerstore_d_engine::{Options, Persistence, RECORD_REGION_BIT};
 use support::{Home, LOGS, Stores, entries, entry, fields, insert};
 
@@ -244,6 +244,37 @@ async fn disk_first_syncs_each_time_and_mem_first_when_it_is_flushed() {
         log.flush().unwrap();
         assert_eq!(home.memory_log().unsynced(), 0);
     }
+}
+
+#[tokio::test]
+async fn every_call_is_one_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = Home::new(dir.path(), Stores::Memory, Persistence::DiskFirst);
+    let engine = home.open().unwrap().0;
+    let (log, meta) = (engine.log_store(), engine.meta_store());
+    let mut batches = 0;
+    let mut wrote = |number: u64| {
+        batches += number;
+        assert_eq!(home.memory_log().stats().writes, batches);
+    };
+    log.persist_entries(entries(1..=9, 1)).await.unwrap();
+    wrote(1);
+    meta.save_hard_state(&hard_state(2, false)).unwrap();
+    wrote(1);
+    log.replace_range(5, entries(5..=6, 2)).await.unwrap();
+    wrote(1);
+    log.truncate(6).await.unwrap();
+    wrote(1);
+    log.purge(id(1, 3)).await.unwrap();
+    wrote(1);
+    // What changes nothing writes nothing.
+    log.purge(id(1, 3)).await.unwrap();
+    log.truncate(6).await.unwrap();
+    log.persist_entries(Vec::new()).await.unwrap();
+    meta.save_hard_state(&hard_state(2, false)).unwrap();
+    wrote(0);
+    log.reset().await.unwrap();
+    wrote(1);
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use d_engine_proto::common::LogId;
 use d_engine_proto::server::storage::SnapshotMetadata;
 use flaky::Flaky;
 use peerstore::memory::{MemoryData, MemoryLog, MemorySnapshots};
-use peerstore::{CompositeStorage, Config, Parts};
+use peerstore::{ApplicationDataStorage as _, CompositeStorage, Config, Parts};
 use peerstore_d_engine::{Options, PeerstoreStateMachine, Persistence, SNAPSHOT_FILE};
 use support::{DATA, Home, Stores, insert, insert_until, swap};
 
@@ -83,6 +83,15 @@ async fn an_entry_that_was_applied_is_not_applied_again() {
         Ok(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_chunk_and_the_index_that_it_reaches_are_one_batch() {
+    let home = in_memory();
+    let state_machine = home.open().unwrap().1;
+    let chunk = [insert(1, "a", "1"), swap(2, "a", Some("1"), "2")];
+    state_machine.apply_chunk(&chunk).await.unwrap();
+    assert_eq!(home.memory_data().stats().writes, 1);
 }
 
 #[tokio::test]
@@ -335,6 +344,9 @@ async fn a_lease_ends_at_its_time_and_its_key_is_told_once() {
         assert_eq!(state_machine.get(b"kept")?, value("e"));
         assert_eq!(state_machine.get(b"short")?, value("again"));
         assert_eq!(state_machine.len(), 3);
+        drop(state_machine);
+        let state_machine = home.open()?.1;
+        assert!(state_machine.lease_background_cleanup().await?.is_empty());
         Ok(())
     })
     .await;
