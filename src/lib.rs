@@ -71,7 +71,7 @@
 //! | bring a log or a data store of your own | [`RaftLogStorage`], [`ApplicationDataStorage`], [`CompositeStorage::from_parts`], and the suites of `conformance` |
 //! | scan page by page, or in transactions | [`Scan`], [`ReadTransaction`], [`TransactionalStorage`] |
 //! | let values expire, find keys by their values | [`KvCommand::PutUntil`], [`IndexedData`] |
-//! | take data out and in again | [`export_data`], [`import_data`] |
+//! | take data out and in again | [`export_data`], [`check_export`], [`import_data`] |
 //! | write a state machine, or take one of keys and values | [`StateMachine`], [`ApplyBatch`], [`KvStateMachine`] |
 //! | test against power cuts, failing disks and bad networks | [`memory`] |
 //! | run under openraft instead of raft-rs | `openraft`, with the feature of that name |
@@ -173,7 +173,7 @@ pub use config::{
 };
 pub use entry_cache::CacheStats;
 pub use error::{Error, RecoveryError, Result};
-pub use export::{export_data, import_data};
+pub use export::{check_export, export_data, import_data};
 pub use fs::{DiskFs, File, FileLock, FileSystem};
 pub use grouped_log::GroupedLog;
 pub use index::IndexQuery;

@@ -1,7 +1,6 @@
 //! The data, the applied index and the configuration: one batch, never one without the others.
 //! Uses: app_store, state_machine.
 
-use prost::Message as _;
 use raft::eraftpb::{ConfState, Entry};
 
 use super::PeerStorage;

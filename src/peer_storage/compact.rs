@@ -3,8 +3,6 @@
 
 use std::ops::Range;
 
-use prost::Message as _;
-
 use super::PeerStorage;
 use super::coordinated::Counts;
 use crate::app_store::{AppBatch, Keyspace};

@@ -8,7 +8,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use prost::Message as _;
 use raft::eraftpb::Entry;
 
 use super::task::Proposal;
