@@ -168,8 +168,8 @@ impl Config {
         Config::checked(toml_text::parse(text), None)
     }
 
-    /// How writes to the log gather for an fsync. Where they are written behind, they have gathered
-    /// before they come to the log.
+    /// How durable writes to the log wait for each other. Where they are written behind their callers, they
+    /// have waited before they come to the log.
     pub(crate) fn group_policy(&self) -> FlushPolicy {
         match self.persistence {
             PersistenceStrategy::DiskFirst => self.flush_policy,

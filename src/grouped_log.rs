@@ -153,14 +153,6 @@ impl GroupedLog {
     }
 }
 
-fn entries_of(batch: &LogBatch) -> u64 {
-    let count = |op: &LogOp| match op {
-        LogOp::Append { entries, .. } => entries.len() as u64,
-        _ => 0,
-    };
-    batch.ops().iter().map(count).sum()
-}
-
 impl RaftLogStorage for GroupedLog {
     fn write(&self, batch: &LogBatch, durability: Durability) -> Result<()> {
         if durability == Durability::Buffered || batch.is_empty() {
@@ -177,7 +169,7 @@ impl RaftLogStorage for GroupedLog {
                 interval,
             } => {
                 self.inner.write(batch, Durability::Buffered)?;
-                self.wait(entries_of(batch), threshold, interval)
+                self.wait(batch.entry_count(), threshold, interval)
             }
         }
     }

@@ -28,11 +28,12 @@ use crate::peer_storage::{
     Clock, Engines, OpenRegions, PeerStorage, StorageOptions, TaskSenders, WakeUp, Waker,
     finish_removals, read_region, region_ids, regions, tombstones,
 };
+use crate::persistence::{PersistenceStrategy, SyncPolicy};
 use crate::proto::{Region, RegionLocalState, StoreIdent};
 use crate::raft_log::{LogBatch, LogStats, RaftLogStorage};
 use crate::snapshot_store::RaftSnapshotStorage;
 use crate::types::{PeerId, RegionId};
-use crate::workers::{SteppedWorkers, Workers};
+use crate::workers::{BehindOptions, SteppedWorkers, Workers};
 
 pub use builder::CompositeBuilder;
 pub use stats::{CompositeMetrics, RaftLogStats};
@@ -130,7 +131,8 @@ impl CompositeStorage {
         lock: Option<Box<dyn FileLock>>,
     ) -> Result<(Self, SteppedWorkers)> {
         let wake = Arc::new(WakeUp::default());
-        let (tasks, stepped) = SteppedWorkers::new(&parts.log, &parts.snapshots, &wake);
+        let behind = behind_options(config);
+        let (tasks, stepped) = SteppedWorkers::new(&parts.log, &parts.snapshots, &wake, behind);
         let background = Background {
             tasks,
             workers: Box::new(()),
@@ -148,7 +150,11 @@ impl CompositeStorage {
         lock: Option<Box<dyn FileLock>>,
     ) -> Result<Self> {
         let wake = Arc::new(WakeUp::default());
-        let (tasks, workers) = Workers::start(&parts.log, &parts.snapshots, &wake)?;
+        let behind = match config.persistence {
+            PersistenceStrategy::MemFirst => Some(behind_options(config)),
+            PersistenceStrategy::DiskFirst => None,
+        };
+        let (tasks, workers) = Workers::start(&parts.log, &parts.snapshots, &wake, behind)?;
         let background = Background {
             tasks,
             workers: Box::new(workers),
@@ -179,6 +185,8 @@ impl CompositeStorage {
                 retry_backoff: Duration::from_millis(config.snapshot.retry_backoff_ms),
                 gc: config.effective_gc(),
                 retention: config.snapshot.retention(),
+                persistence: config.persistence,
+                flush: config.flush_policy,
                 snapshot_policy: config.snapshot_policy(),
             },
             wake: background.wake,
@@ -363,6 +371,14 @@ struct Background {
     workers: Box<dyn Any + Send + Sync>,
     wake: Arc<WakeUp>,
     clock: Clock,
+}
+
+fn behind_options(config: &Config) -> BehindOptions {
+    BehindOptions {
+        durability: config.effective_durability(),
+        flush: config.flush_policy,
+        alone: config.sync_policy == SyncPolicy::Always,
+    }
 }
 
 #[cfg(test)]

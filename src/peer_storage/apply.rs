@@ -51,6 +51,7 @@ impl PeerStorage {
         mut apply: impl FnMut(&Entry, &mut ApplyBatch<'_>) -> Result<()>,
     ) -> Result<()> {
         self.check_writable("apply")?;
+        self.poll_durable()?;
         let Some(last) = entries.last() else {
             return Ok(());
         };
