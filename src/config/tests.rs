@@ -75,6 +75,7 @@ persistence: mem_first
 health_interval_ms: 250
 log: memory
 app: memory
+indexes: [city, name]
 snapshot: {backend: memory, compression: gzip, compression_level: 9, inline_bytes_max: 0, retry_backoff_ms: 5,
   keep_latest: 3, max_age_hours: 4, total_bytes_max: 1GiB, partial_age_hours: 2, after_entries: 6, after_bytes: 1KiB}
 entry_cache_bytes: 1GB
@@ -97,6 +98,7 @@ gc: {entries_max: 10, bytes_max: 4096, entries_trailing: 3}
         health_interval_ms: 250,
         log: LogBackend::Memory,
         app: AppBackend::Memory,
+        indexes: vec!["city".into(), "name".into()],
         snapshot: SnapshotConfig {
             backend: SnapshotBackend::Memory,
             compression: Compression::Gzip { level: 9 },

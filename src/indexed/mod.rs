@@ -210,6 +210,14 @@ fn query_in(view: &dyn DataRead, name: &str, query: &IndexQuery, range: &KeyRang
     Ok(Page { pairs, cursor })
 }
 
+/// Whether there are indexes over `data`, which have to be kept up to date.
+///
+/// # Errors
+/// `Corruption`; those of the store.
+pub(crate) fn has_indexes(data: &dyn DataRead) -> Result<bool> {
+    Ok(!entries::catalogue(data)?.is_empty())
+}
+
 /// What is done for a key and its value.
 type Change<'a> = dyn FnMut(&mut Entries<'_>, &[u8], &[u8]) + 'a;
 

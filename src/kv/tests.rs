@@ -432,12 +432,7 @@ fn expected(model: &mut Model, range: &KeyRange, command: &KvCommand) -> KvReply
             *model = after;
             return KvReply::Batch(replies);
         }
-        KvCommand::PutUntil { .. } | KvCommand::At { .. } | KvCommand::ExpireUntil { .. } => {
-            unreachable!("these are for the model that knows the time")
-        }
-        KvCommand::CreateIndex { .. } | KvCommand::DropIndex { .. } => {
-            unreachable!("these are tried over stores that have indexes")
-        }
+        _ => unreachable!("these are for those who know the time, or have indexes"),
     }
     KvReply::Done
 }
