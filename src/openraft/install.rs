@@ -14,7 +14,6 @@ use prost::Message as _;
 
 use super::machine::{MachineCore, read_applied};
 use super::snapshot::{Applied, Files};
-use super::stream::Arrived;
 use super::wire::{ApplyRecord, PendingInstall};
 use crate::app_store::{AppBatch, ApplicationDataStorage, DataImport, Keyspace};
 use crate::error::{Error, RecoveryError, Result};
@@ -24,19 +23,18 @@ use crate::proto::decode;
 use crate::snapshot_store::{SnapshotInfo, SnapshotKey};
 use crate::types::{Durability, RegionId};
 
-/// Installs what has arrived, of which the leader says that it is `expected`.
+/// Installs the file `info`, which is in the store, and of which the leader says that it is `expected`.
 ///
 /// # Errors
 /// `SnapshotRefused` if it is of something else, `Corruption` if it is damaged: nothing has changed then.
 /// After any other error the group has to be opened again, which goes on.
 pub(super) fn install(
     core: &MachineCore,
-    arrived: Arrived,
+    info: &SnapshotInfo,
     expected: &SnapshotMeta<u64, BasicNode>,
 ) -> Result<()> {
-    let info = arrived.commit(&*core.files.store)?;
     let key = info.key;
-    let (applied, import) = match stage(core, &info, expected) {
+    let (applied, import) = match stage(core, info, expected) {
         Ok(staged) => staged,
         Err(error) => {
             // It was never installed; if it stays, the next open removes it.

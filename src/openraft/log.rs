@@ -262,7 +262,7 @@ impl LogCore {
         }
     }
 
-    /// The entries of `range` that are there, in order: as many as fit in `bytes_max`, at least one.
+    /// The entries of `range` that are there, in order: about as many as fit in `bytes_max`, at least one.
     async fn read(&self, range: Range<u64>, bytes_max: u64) -> Result<Vec<Entry>> {
         'again: loop {
             let (mut at, end, rewrites) = {
@@ -275,22 +275,25 @@ impl LogCore {
             let mut bytes = 0;
             while at < end && (bytes < bytes_max || found.is_empty()) {
                 let left = bytes_max.saturating_sub(bytes);
-                let entries = match self.next(at..end, rewrites, left) {
+                let (entries, wanted) = match self.next(at..end, rewrites, left) {
                     Next::Changed => continue 'again,
-                    Next::Cached(entries) => entries,
+                    Next::Cached(entries) => (entries, end),
                     Next::Cold(range) => {
-                        let (log, region) = (Arc::clone(&self.log), self.region);
+                        let (log, region, wanted) = (self.log.clone(), self.region, range.end);
                         let read = blocking(move || log.read_entries(region, range, left)).await;
                         // What was read, or missing, may have gone meanwhile.
                         if self.shared.book().rewrites() != rewrites {
                             continue 'again;
                         }
-                        read?
+                        (read?, wanted)
                     }
                 };
                 at += entries.len() as u64;
                 bytes += entries.iter().map(size_of_entry).sum::<u64>();
                 found.extend(entries);
+                if at < wanted {
+                    break; // it was cut
+                }
             }
             let decoded = found.iter().map(|entry| decode_entry(self.region, entry));
             return decoded.collect();
@@ -340,7 +343,7 @@ impl RaftLogReader<TypeConfig> for LogReader {
         read.map_err(|e| StorageIOError::read_logs(any(&e)).into())
     }
 
-    /// The first of the entries of `[start, end)`: those that fit in 1 MiB, at least one.
+    /// The first of the entries of `[start, end)`: those that fit in about 1 MiB, at least one.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> StorageResult<Vec<Entry>> {
         let read = self.core.read(start..end, READ_BYTES).await;
         read.map_err(|e| StorageIOError::read_logs(any(&e)).into())

@@ -1,5 +1,5 @@
 //! openraft's state machine: keys and values on our data store. Uses: app_store, state_machine, kv,
-//! snapshot, gate, reader.
+//! snapshot, gate, reader, async_io.
 //!
 //! Nothing here waits for the disk on openraft's threads.
 
@@ -13,6 +13,7 @@ use openraft::{
     StorageError, StorageIOError, StoredMembership,
 };
 use prost::Message as _;
+use tokio::runtime::Handle;
 
 use super::failure::{any, blocking};
 use super::gate::Gate;
@@ -22,6 +23,7 @@ use super::stream::SnapshotStream;
 use super::wire::ApplyRecord;
 use super::{Entry, KvReply, KvStateMachine, TypeConfig};
 use crate::app_store::{ApplicationDataStorage, DataRead, DataView, Keyspace};
+use crate::async_io::AsyncSnapshots;
 use crate::error::{Error, Result};
 use crate::keys::region_key;
 use crate::proto::{Region, RegionLocalState, decode};
@@ -182,6 +184,13 @@ impl MachineCore {
     }
 }
 
+impl MachineCore {
+    /// The store of the snapshots, awaited on the runtime that this is called in.
+    fn snapshots(&self) -> AsyncSnapshots {
+        AsyncSnapshots::new(Arc::clone(&self.files.store), Handle::current())
+    }
+}
+
 impl StateMachine {
     pub(super) fn new(core: Arc<MachineCore>) -> Self {
         StateMachine { core }
@@ -275,8 +284,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn begin_receiving_snapshot(&mut self) -> StorageResult<Box<SnapshotStream>> {
-        let store = Arc::clone(&self.core.files.store);
-        let receiver = blocking(move || store.receive()).await;
+        let receiver = self.core.snapshots().receive().await;
         match receiver {
             Ok(receiver) => Ok(Box::new(SnapshotStream::receiving(receiver))),
             Err(e) => Err(StorageIOError::write_snapshot(None, any(&e)).into()),
@@ -291,8 +299,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         snapshot: Box<SnapshotStream>,
     ) -> StorageResult<()> {
         let (core, expected) = (Arc::clone(&self.core), meta.clone());
-        let installed = match snapshot.finish().await {
-            Ok(arrived) => blocking(move || install(&core, arrived, &expected)).await,
+        let installed = match snapshot.take_in(&self.core.snapshots()).await {
+            Ok(info) => blocking(move || install(&core, &info, &expected)).await,
             Err(error) => Err(error),
         };
         installed.map_err(|e| {

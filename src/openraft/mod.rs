@@ -1,5 +1,5 @@
 //! Log, state machine and snapshots under openraft 0.9, the successor of async-raft. Uses: composite,
-//! peer_storage, workers, entry_cache, kv and the seams.
+//! peer_storage, workers, entry_cache, kv, async_io and the seams.
 //!
 //! [`Groups`] opens raft groups over the stores of a node; each is a [`LogStore`] and a [`StateMachine`] to
 //! be given to `openraft::Raft::new`. The stores are the same as under raft-rs, and so are the promises:

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use openraft::{BasicNode, LogId, Snapshot, SnapshotMeta, StoredMembership};
 use prost::Message as _;
 use raft::eraftpb::ConfState;
+use tokio::runtime::Handle;
 
 use super::TypeConfig;
 use super::gate::Gate;
@@ -193,7 +194,7 @@ impl Files {
         Ok(())
     }
 
-    /// As openraft wants it, to be sent.
+    /// As openraft wants it, to be sent. Called in a runtime.
     ///
     /// # Errors
     /// Those of the store.
@@ -201,7 +202,7 @@ impl Files {
         let file = self.store.send(&info.key)?;
         Ok(Snapshot {
             meta: meta_of(of, info),
-            snapshot: Box::new(SnapshotStream::sending(file, info.file_bytes)),
+            snapshot: Box::new(SnapshotStream::sending(Handle::current(), file)),
         })
     }
 
