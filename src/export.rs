@@ -114,12 +114,12 @@ pub fn check_export(range: &KeyRange, from: &mut dyn Read) -> Result<u64> {
     })
 }
 
+/// Takes a keyspace, a key and a value.
+type Put<'a> = dyn FnMut(Keyspace, &[u8], &[u8]) -> Result<()> + 'a;
+
 /// Calls `put` with each key and value of an export; how many they were. Whether it is whole is known only
 /// when this returns.
-fn read_export(
-    from: &mut dyn Read,
-    put: &mut dyn FnMut(Keyspace, &[u8], &[u8]) -> Result<()>,
-) -> Result<u64> {
+fn read_export(from: &mut dyn Read, put: &mut Put<'_>) -> Result<u64> {
     let mut input = Input { from, crc: 0 };
     if input.array::<8>()? != *MAGIC {
         return Err(damaged("it does not begin as one".into()));

@@ -11,7 +11,7 @@ use raft::eraftpb::Entry;
 use crate::error::{Error, Result};
 use crate::persistence::{FlushPolicy, SyncPolicy};
 use crate::proto::RaftLocalState;
-use crate::raft_log::{LogBatch, LogOp, LogStats, LogUsage, RaftLogStorage};
+use crate::raft_log::{LogBatch, LogStats, LogUsage, RaftLogStorage};
 use crate::types::{Durability, RegionId};
 
 /// A [`RaftLogStorage`] that decides which durable writes of another share an fsync.

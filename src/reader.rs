@@ -37,6 +37,9 @@ pub struct Reader {
     region: Arc<RegionLocalState>,
 }
 
+/// Takes a key, its value and when that expires; breaks to end the scan.
+pub type VisitExpiring<'a> = dyn FnMut(&[u8], &[u8], u64) -> Result<ControlFlow<()>> + 'a;
+
 impl Reader {
     /// Reads `region` in a view that the caller has taken: as old as the view is, and no newer.
     pub fn over(view: Box<dyn DataView>, region: Region) -> Self {
@@ -130,11 +133,7 @@ impl Reader {
     ///
     /// # Errors
     /// As [`Reader::scan`].
-    pub fn scan_expiring(
-        &self,
-        range: &KeyRange,
-        visit: &mut dyn FnMut(&[u8], &[u8], u64) -> Result<ControlFlow<()>>,
-    ) -> Result<()> {
+    pub fn scan_expiring(&self, range: &KeyRange, visit: &mut VisitExpiring<'_>) -> Result<()> {
         self.check(range, &range.start)?;
         let now_ms = self.expiry_clock()?;
         self.view.scan(

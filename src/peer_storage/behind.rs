@@ -5,13 +5,14 @@
 //! when it was handed in, with `mem_first` a worker writes it, many with one fsync.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use raft::Ready;
 use raft::eraftpb::Entry;
 
 use super::PeerStorage;
+use super::snapshot::PAUSE_MAX;
 use super::write::Staged;
 use crate::error::{Error, Result};
 use crate::persistence::PersistenceStrategy;
@@ -132,14 +133,14 @@ impl PeerStorage {
     }
 
     fn take_written(&mut self, wait: Option<Duration>) -> Result<u64> {
-        let deadline = wait.and_then(|timeout| Instant::now().checked_add(timeout));
+        let now = self.engines.clock.now();
+        let deadline = wait.map(|timeout| now + timeout.min(PAUSE_MAX));
         while self.behind.failed.is_none()
             && let Some((_, reply)) = self.behind.writes.front()
         {
-            let left = match (wait, deadline) {
-                (None, _) => Duration::ZERO,
-                (Some(timeout), None) => timeout,
-                (Some(_), Some(deadline)) => deadline.saturating_duration_since(Instant::now()),
+            let left = match deadline {
+                None => Duration::ZERO,
+                Some(deadline) => deadline.saturating_sub(self.engines.clock.now()),
             };
             match reply.recv_timeout(left) {
                 Ok(Ok(())) => {
