@@ -61,6 +61,9 @@ pub struct Config {
     pub log: LogBackend,
     /// Where the application's data is kept.
     pub app: AppBackend,
+    /// The indexes that the data of a node has, which is opened with an extractor for each of them:
+    /// [`CompositeBuilder::extractor`](crate::CompositeBuilder::extractor).
+    pub indexes: Vec<String>,
     /// How snapshots are kept and built.
     pub snapshot: SnapshotConfig,
     /// The memory for the newest entries of all regions together.
@@ -103,6 +106,7 @@ impl Default for Config {
             } else {
                 AppBackend::Memory
             },
+            indexes: Vec::new(),
             snapshot: SnapshotConfig::default(),
             entry_cache_bytes: 64 << 20,
             append_log: AppendLogConfig::default(),

@@ -11,7 +11,7 @@ use raft::eraftpb::Entry;
 use crate::error::{Error, Result};
 use crate::persistence::{FlushPolicy, SyncPolicy};
 use crate::proto::RaftLocalState;
-use crate::raft_log::{LogBatch, LogStats, RaftLogStorage};
+use crate::raft_log::{LogBatch, LogStats, LogUsage, RaftLogStorage};
 use crate::types::{Durability, RegionId};
 
 /// A [`RaftLogStorage`] that decides which durable writes of another share an fsync.
@@ -201,6 +201,10 @@ impl RaftLogStorage for GroupedLog {
 
     fn sync(&self) -> Result<()> {
         self.inner.sync()
+    }
+
+    fn usage(&self) -> LogUsage {
+        self.inner.usage()
     }
 
     fn stats(&self) -> LogStats {

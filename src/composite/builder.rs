@@ -1,5 +1,6 @@
 //! A node put together: config, directory, and the backend of each layer. Uses: composite's opening.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +11,8 @@ use crate::config::{AppBackend, Config, LogBackend};
 use crate::error::{Error, Result};
 use crate::fs::{DiskFs, FileLock, FileSystem};
 use crate::grouped_log::GroupedLog;
+use crate::indexed::{Extractor, IndexedData, has_indexes};
+use crate::metrics::MeteredParts;
 use crate::node_dir::{NodeDir, Part};
 use crate::proto::StoreIdent;
 use crate::raft_log::RaftLogStorage;
@@ -41,6 +44,7 @@ pub struct CompositeBuilder {
     app: Option<Arc<dyn ApplicationDataStorage>>,
     snapshots: Option<Arc<dyn RaftSnapshotStorage>>,
     fs: Option<Arc<dyn FileSystem>>,
+    extractors: BTreeMap<String, Extractor>,
 }
 
 impl CompositeBuilder {
@@ -90,6 +94,14 @@ impl CompositeBuilder {
         self
     }
 
+    /// What an index of this name is made by: see [`IndexedData`]. The indexes that the config names are
+    /// created at the open, others by [`KvCommand::CreateIndex`](crate::KvCommand::CreateIndex).
+    #[must_use]
+    pub fn extractor(mut self, name: impl Into<String>, extractor: Extractor) -> Self {
+        self.extractors.insert(name.into(), extractor);
+        self
+    }
+
     /// The file system of the directory, instead of the machine's. RocksDB brings its own, so no layer
     /// may be in it.
     #[must_use]
@@ -104,7 +116,8 @@ impl CompositeBuilder {
     /// # Errors
     /// `Config`, also where a layer is to be on disk and there is no directory; `StoreNotFound`,
     /// `ForeignDirectory`, `IncompleteStore`, `ForeignStore`, `UnsupportedVersion`: nothing was touched
-    /// then; `Locked`; `Io` if the system gives no thread; those of the stores.
+    /// then; `IndexWithoutExtractor` if the config names an index, or the store has one, whose extractor was
+    /// not given; `Locked`; `Io` if the system gives no thread; those of the stores.
     pub fn open(self) -> Result<CompositeStorage> {
         let opened = self.assemble()?;
         CompositeStorage::start(opened.parts, &opened.config, opened.ident, opened.lock)
@@ -122,6 +135,7 @@ impl CompositeBuilder {
     fn assemble(self) -> Result<Opened> {
         let config = self.config;
         config.validate()?;
+        check_extractors(&config.indexes, &self.extractors)?;
         let mut on_disk = contents(&config);
         on_disk.parts.retain(|(part, _)| match part {
             Part::Raft => self.log.is_none(),
@@ -154,15 +168,16 @@ impl CompositeBuilder {
             )?),
             None => None,
         };
+        let metered = MeteredParts::new(&fs);
         // Never read where no layer is on disk.
         let dir = place.as_deref().unwrap_or(Path::new(""));
         let snapshots = match self.snapshots {
             Some(snapshots) => snapshots,
-            None => open_snapshots(Arc::clone(&fs), dir, &config)?,
+            None => open_snapshots(metered.snapshots(), dir, &config)?,
         };
         let log = match self.log {
             Some(log) => log,
-            None => open_log(Arc::clone(&fs), dir, &config)?,
+            None => open_log(metered.log(), dir, &config)?,
         };
         let app = match self.app {
             Some(app) => app,
@@ -175,10 +190,11 @@ impl CompositeBuilder {
             }
             None => (ident_of(&config), None),
         };
+        let app = with_indexes(app, &self.extractors, &config.indexes)?;
         let parts = Parts {
             log: GroupedLog::wrap(log, config.sync_policy, config.group_policy()),
             app,
-            snapshots,
+            snapshots: metered.begin(snapshots, ident.store_id),
         };
         Ok(Opened {
             parts,
@@ -187,6 +203,33 @@ impl CompositeBuilder {
             lock,
         })
     }
+}
+
+/// Whether each index of the config has its extractor.
+fn check_extractors(wanted: &[String], extractors: &BTreeMap<String, Extractor>) -> Result<()> {
+    match wanted.iter().find(|name| !extractors.contains_key(*name)) {
+        Some(name) => Err(Error::IndexWithoutExtractor { name: name.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// The data with its indexes, where there are any or can be.
+fn with_indexes(
+    app: Arc<dyn ApplicationDataStorage>,
+    extractors: &BTreeMap<String, Extractor>,
+    wanted: &[String],
+) -> Result<Arc<dyn ApplicationDataStorage>> {
+    // Without extractors it is opened for the error: what is written past an index makes it wrong.
+    if extractors.is_empty() && !has_indexes(&*app)? {
+        return Ok(app);
+    }
+    let named = extractors.iter().map(|(n, e)| (n.as_str(), Arc::clone(e)));
+    let indexed = IndexedData::open(app, named)?;
+    let present = indexed.indexes();
+    for name in wanted.iter().filter(|name| !present.contains(name)) {
+        indexed.create_index(name)?;
+    }
+    Ok(Arc::new(indexed))
 }
 
 /// A node before anything of it runs.

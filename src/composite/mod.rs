@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::entry_cache::{CacheBudget, CacheStats};
 use crate::error::{Error, Result};
 use crate::fs::FileLock;
+use crate::metrics::{NodeMetrics, Scope};
 use crate::peer_storage::{
     Clock, Engines, OpenRegions, PeerStorage, StorageOptions, TaskSenders, WakeUp, Waker,
     finish_removals, read_region, region_ids, regions, tombstones,
@@ -177,6 +178,7 @@ impl CompositeStorage {
             app: parts.app,
             snapshots: parts.snapshots,
             cache: CacheBudget::new(config.entry_cache_bytes),
+            metrics: NodeMetrics::new(&Scope::new(ident.store_id)),
             options: StorageOptions {
                 durability: config.effective_durability(),
                 inline_bytes_max: config.snapshot.inline_bytes_max,
@@ -306,6 +308,12 @@ impl CompositeStorage {
     /// What the data store has done.
     pub fn app_stats(&self) -> AppStats {
         self.engines.app.stats()
+    }
+
+    /// Shows in the metrics what is counted here anyway ([`crate::metrics`]). To be called before they
+    /// are read; [`Store::report_metrics`](crate::Store::report_metrics) does so too.
+    pub fn report_metrics(&self) {
+        self.engines.report_metrics();
     }
 
     /// Writes a batch that [`PeerStorage::stage`] filled, with the durability that it needs and the

@@ -73,6 +73,7 @@ persistence: mem_first
 health_interval_ms: 250
 log: memory
 app: memory
+indexes: [city, name]
 snapshot: {backend: memory, compression: gzip, compression_level: 9, inline_bytes_max: 0, retry_backoff_ms: 5,
   keep_latest: 3, max_age_hours: 4, total_bytes_max: 1GiB, partial_age_hours: 2, after_entries: 6, after_bytes: 1KiB}
 entry_cache_bytes: 1GB
@@ -98,6 +99,7 @@ fn every_key_is_read() {
         health_interval_ms: 250,
         log: LogBackend::Memory,
         app: AppBackend::Memory,
+        indexes: vec!["city".into(), "name".into()],
         snapshot: SnapshotConfig {
             backend: SnapshotBackend::Memory,
             compression: Compression::Gzip { level: 9 },

@@ -20,6 +20,7 @@ use super::upkeep::SnapshotPolicy;
 use crate::app_store::ApplicationDataStorage;
 use crate::entry_cache::CacheBudget;
 use crate::error::{Error, Result};
+use crate::metrics::{NodeMetrics, NodeStats};
 use crate::persistence::{FlushPolicy, PersistenceStrategy};
 use crate::raft_log::{LogBatch, RaftLogStorage};
 use crate::snapshot_store::{RaftSnapshotStorage, Retention, SnapshotKey};
@@ -272,6 +273,8 @@ pub struct Engines {
     pub snapshots: Arc<dyn RaftSnapshotStorage>,
     /// The bytes that all entry caches share.
     pub cache: Arc<CacheBudget>,
+    /// What is measured.
+    pub metrics: NodeMetrics,
     /// What was chosen.
     pub options: StorageOptions,
     /// Called when a worker has answered a region.
@@ -294,7 +297,18 @@ impl Engines {
             Durability::Synced => batch.durability(),
             Durability::Buffered => Durability::Buffered,
         };
-        self.log.write(batch, durability)
+        let write = || self.log.write(batch, durability);
+        self.metrics.append(batch, durability, write)
+    }
+
+    /// Shows in the metrics what the stores have counted.
+    pub fn report_metrics(&self) {
+        self.metrics.show(&NodeStats {
+            log: self.log.stats(),
+            usage: self.log.usage(),
+            app: self.app.stats(),
+            cache: self.cache.stats(),
+        });
     }
 
     /// Has the worker remove a snapshot file that raft has no more use for, or what has become too

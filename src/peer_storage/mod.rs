@@ -67,6 +67,10 @@ pub use open::{read_region, region_ids, regions};
 pub use restore::restore;
 pub use snapshot::{SNAPSHOT_TRANSITIONS, SnapshotState, SnapshotTask};
 pub(crate) use snapshot_content::Cancel;
+#[cfg(feature = "openraft")]
+pub(crate) use snapshot_content::{read_content, write_content};
+#[cfg(feature = "openraft")]
+pub(crate) use snapshot_data::PendingFile;
 pub(crate) use split::NewRegion;
 pub use upkeep::SnapshotPolicy;
 pub use write::Staged;
@@ -76,6 +80,7 @@ use crate::entry_cache::{CacheStats, EntryCache};
 use crate::error::{Error, Result};
 use crate::expiry;
 use crate::proto::{PeerState, RaftApplyState, RaftLocalState, Region, RegionLocalState};
+use crate::reader::Reader;
 use crate::types::{LogPosition, PeerId, RegionId};
 use behind::Behind;
 use fetch::Fetches;
@@ -233,6 +238,26 @@ impl PeerStorage {
         let data = &*view;
         let now_ms = expiry::clock(data, &self.region().start_key)?;
         expiry::At { data, now_ms }.get(Keyspace::Data, key)
+    }
+
+    /// A view of the region's data as of the last applied entry, for scans and for what expires. It is
+    /// linearizable only behind a read index that has been applied.
+    ///
+    /// ```
+    /// # use peerstore::{CompositeStorage, Config, Region};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let node = CompositeStorage::open(dir.path(), Config::default())?;
+    /// # let storage = node.create_region(&Region::single(1, 1))?;
+    /// let reader = storage.reader()?;
+    /// assert_eq!(reader.value_at(b"session", 1_000)?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of the data store.
+    pub fn reader(&self) -> Result<Reader> {
+        let view = self.engines.app.view()?;
+        Ok(Reader::new(view, self.region_state.clone().into()))
     }
 
     /// The data of the node, for scans and views; every region's, not only this one's.

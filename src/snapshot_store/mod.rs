@@ -321,7 +321,7 @@ pub trait RaftSnapshotStorage: Send + Sync {
 }
 
 /// A stream of ours has this crate's own error inside; another's has not.
-fn stream_error(error: std::io::Error) -> Error {
+pub(crate) fn stream_error(error: std::io::Error) -> Error {
     (error.downcast()).unwrap_or_else(|error| Error::io("copy", Path::new("(stream)"), error))
 }
 

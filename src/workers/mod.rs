@@ -19,8 +19,8 @@ pub use behind::BehindOptions;
 pub use slow::SlowWorker;
 pub use stepped::SteppedWorkers;
 pub use task::{
-    AdminWork, Applied, Applier, ApplyTask, ApplyWork, Done, DoneSender, NewPeer, PeerKey, Permit,
-    Proposal, SlowTask, SplitCheck, WriteTask,
+    AdminWork, Applied, Applier, ApplyTask, ApplyWork, Done, DoneSender, ExpiryLook, NewPeer,
+    PeerKey, Permit, Proposal, SlowTask, SplitCheck, WriteTask,
 };
 pub use write::WriteWorker;
 
