@@ -531,3 +531,33 @@ fn as_many_stay_as_the_config_says_and_any_of_them_can_be_gone_back_to() {
     node.restore_from_snapshot(&keys[2]).unwrap();
     assert_eq!(node.open_region(1).unwrap().applied_index(), 29);
 }
+
+#[test]
+fn a_snapshot_whose_region_is_gone_before_it_is_made_leaves_nothing() {
+    let mut config = with_trailing(2);
+    config.snapshot.after_entries = 10;
+    let (node, workers, _) = stepped(&config);
+    let mut storage = node.create_region(&Region::single(1, 1)).unwrap();
+    fill(&mut storage, 5, 6..20);
+    storage.destroy().unwrap();
+    while workers.step_snapshot() {}
+    assert!(node.snapshots().list(None).unwrap().is_empty());
+    assert_eq!(node.metrics().snapshots_created, 0);
+}
+
+#[test]
+fn a_snapshot_without_its_record_is_no_snapshot() {
+    let rig = Rig::new(with_trailing(0));
+    let mut storage = single(&rig);
+    fill(&mut storage, 6, 6..21);
+    rig.trace.cut_after(0);
+    assert!(rig.node.create_coordinated_snapshot(1).is_err());
+    assert!(rig.snapshots.list(None).unwrap().is_empty());
+    assert_eq!(
+        (
+            storage.kept_snapshot_index(),
+            storage.first_index().unwrap()
+        ),
+        (0, 6)
+    );
+}
