@@ -1,5 +1,6 @@
 //! d-engine's state machine: keys and values, those that expire among them, and how far they were applied.
 
+use std::fmt;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,7 +47,7 @@ pub(crate) struct Inner {
 }
 
 /// What is known of the data without reading it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Known {
     pub serving: Serving,
     pub applied: LogId,
@@ -526,6 +527,15 @@ impl PeerstoreStateMachine {
         let inner = Arc::clone(&self.inner);
         let done = tokio::task::spawn_blocking(move || work(&inner)).await;
         done.unwrap_or_else(|e| Err(Error::Fatal(format!("the task of a snapshot: {e}"))))
+    }
+}
+
+impl fmt::Debug for PeerstoreStateMachine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerstoreStateMachine")
+            .field("region", &self.inner.region)
+            .field("known", &self.inner.known())
+            .finish_non_exhaustive()
     }
 }
 
