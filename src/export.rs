@@ -84,7 +84,7 @@ pub fn import_data(
     from: &mut dyn Read,
 ) -> Result<u64> {
     let mut import = data.begin_import(range)?;
-    let records = read_export(from, &mut |keyspace, key, value| {
+    let records = read_export(from, |keyspace, key, value| {
         import.put(keyspace, key, value)
     })?;
     import.finish()?;
@@ -109,7 +109,7 @@ pub fn import_data(
 /// a key outside of `range` or in the wrong place, `Io` if `from` refuses.
 pub fn check_export(range: &KeyRange, from: &mut dyn Read) -> Result<u64> {
     let mut order = ImportOrder::new(range);
-    read_export(from, &mut |keyspace, key, _| {
+    read_export(from, |keyspace, key, _| {
         order.take(keyspace, key).map(|_| ())
     })
 }
@@ -118,7 +118,7 @@ pub fn check_export(range: &KeyRange, from: &mut dyn Read) -> Result<u64> {
 /// when this returns.
 fn read_export(
     from: &mut dyn Read,
-    put: &mut dyn FnMut(Keyspace, &[u8], &[u8]) -> Result<()>,
+    mut put: impl FnMut(Keyspace, &[u8], &[u8]) -> Result<()>,
 ) -> Result<u64> {
     let mut input = Input { from, crc: 0 };
     if input.array::<8>()? != *MAGIC {

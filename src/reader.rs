@@ -116,7 +116,7 @@ impl Reader {
     pub fn scan_expiring(
         &self,
         range: &KeyRange,
-        visit: &mut dyn FnMut(&[u8], &[u8], u64) -> Result<ControlFlow<()>>,
+        mut visit: impl FnMut(&[u8], &[u8], u64) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         self.check(range, &range.start)?;
         let now_ms = self.expiry_clock()?;
@@ -195,7 +195,7 @@ mod tests {
     /// The keys that expire in `range`, with their times.
     fn expiring(reader: &Reader, range: &KeyRange) -> Result<Vec<String>> {
         let mut found = Vec::new();
-        reader.scan_expiring(range, &mut |key, value, expires_at_ms| {
+        reader.scan_expiring(range, |key, value, expires_at_ms| {
             let (key, value) = (key.escape_ascii(), value.escape_ascii());
             found.push(format!("{key}={value} until {expires_at_ms}"));
             Ok(ControlFlow::Continue(()))
