@@ -12,15 +12,17 @@ use crate::types::RegionId;
 /// The most bytes of a batch: offsets in a segment have 32 bits.
 const BATCH_BYTES_MAX: usize = 1 << 30;
 
+/// What an operation takes in a directory, mostly.
+const OP_BYTES: usize = 16;
+
 /// A batch, ready to be put into a frame.
 #[derive(Debug, Default)]
 pub(super) struct Encoded {
     pub dir: Vec<u8>,
     pub data: Vec<u8>,
-    /// The offsets of runs are within `data`.
+    /// The offsets of runs are within `data`, where the checksum of their bytes alone stands in front
+    /// of them until they have a place.
     pub ops: Vec<Op>,
-    /// For each run of `ops`, the checksum of its bytes alone.
-    pub crcs: Vec<u32>,
     pub entries: u64,
     /// The bytes of entries and of everything else, before compression.
     pub bytes: u64,
@@ -30,8 +32,13 @@ impl Encoded {
     /// # Errors
     /// `InvalidArgument` if the entries of an append are not contiguous, or there is too much.
     pub fn of(batch: &LogBatch, compressor: &Compressor) -> Result<Encoded> {
-        let mut encoded = Encoded::default();
+        let count = batch.ops().len();
+        let mut encoded = Encoded {
+            ops: Vec::with_capacity(count),
+            ..Encoded::default()
+        };
         let mut writer = DirWriter::default();
+        writer.bytes.reserve(count * OP_BYTES);
         for op in batch.ops() {
             match op {
                 LogOp::Append { region, entries } => {
@@ -98,8 +105,8 @@ impl Encoded {
             let offset = self.data.len();
             let (stored, raw) = compressor.run(run, &mut self.data);
             self.bytes += raw;
-            self.crcs
-                .push(crc32c::crc32c(&self.data[offset + RUN_CRC_BYTES..]));
+            let (crc, body) = self.data[offset..].split_at_mut(RUN_CRC_BYTES);
+            crc.copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
             let op = Op::Run(Run {
                 region,
                 first: first.index,
@@ -118,16 +125,16 @@ impl Encoded {
     /// Finishes the runs for their place: `data`, a copy of this batch's, begins at `start` of the
     /// segment that `seed` is of. Their operations get their final offsets.
     pub fn place(&mut self, seed: u32, start: u64, data: &mut [u8]) {
-        let mut crcs = self.crcs.iter();
         for op in &mut self.ops {
             let Op::Run(run) = op else {
                 continue;
             };
-            let body = crcs.next().expect("each run has its checksum");
             let within = run.offset as usize;
             run.offset += start as u32;
-            let crc = run_crc(*body, run.region, run.first, seed, u64::from(run.offset));
-            data[within..within + RUN_CRC_BYTES].copy_from_slice(&crc.to_le_bytes());
+            let crc = &mut data[within..within + RUN_CRC_BYTES];
+            let body = u32::from_le_bytes([crc[0], crc[1], crc[2], crc[3]]);
+            let whole = run_crc(body, run.region, run.first, seed, u64::from(run.offset));
+            crc.copy_from_slice(&whole.to_le_bytes());
         }
     }
 }

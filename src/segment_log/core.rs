@@ -21,6 +21,7 @@ use super::queue::Queue;
 use super::ring::Ring;
 use super::segment::Info;
 use super::upkeep::Upkeep;
+use super::writer::Writer;
 use crate::error::{Error, Result};
 use crate::fs::FileSystem;
 use crate::types::RegionId;
@@ -46,6 +47,8 @@ pub(super) struct Core {
     pub counters: Counters,
     /// Wakes the background, if there is one.
     wake: OnceLock<crossbeam_channel::Sender<()>>,
+    /// Writes what nobody's thread waits for, once there was something like that.
+    pub writer: Mutex<Option<Writer>>,
     is_stopped: AtomicBool,
     incarnation: u64,
 }
@@ -78,17 +81,21 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    /// Notes an fsync that took so long.
+    /// Notes an fsync that took so long. Only under the lock of the active segment.
     pub fn synced(&self, took_ns: u64) {
-        self.syncs.fetch_add(1, Relaxed);
-        let smoothed = self.sync_ns.load(Relaxed);
-        let next = if smoothed == 0 {
-            took_ns
-        } else {
-            smoothed / 8 * 7 + took_ns / 8
+        add(&self.syncs, 1);
+        let next = match self.sync_ns.load(Relaxed) {
+            0 => took_ns,
+            // One that takes much longer is the machine's doing.
+            smoothed => (smoothed * 7 + took_ns.min(smoothed * 4)) / 8,
         };
         self.sync_ns.store(next, Relaxed);
     }
+}
+
+/// Adds to a counter that only one thread at a time changes.
+pub(super) fn add(counter: &AtomicU64, count: u64) {
+    counter.store(counter.load(Relaxed) + count, Relaxed);
 }
 
 /// The content of a lock. A panic under one is a bug of ours that has been reported by then; the
@@ -115,6 +122,7 @@ impl Core {
             poison: OnceLock::new(),
             counters: Counters::default(),
             wake: OnceLock::new(),
+            writer: Mutex::default(),
             is_stopped: AtomicBool::new(false),
             incarnation: identity.incarnation,
             store: identity.store,

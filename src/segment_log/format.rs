@@ -1,6 +1,7 @@
 //! The bytes of a segment: its header, its frames and the operations of a frame's directory. What
 //! they mean is in `docs/log-format.md`. Never does I/O.
 
+use bytes::BufMut;
 use crc32c::{crc32c, crc32c_append};
 
 use super::codec::{Input, put_varint, varint_bytes};
@@ -197,9 +198,8 @@ impl FrameHead {
     }
 
     /// Puts the head in front of its directory; the checksum follows with [`FrameHead::seal`].
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend([0; 4]);
-        out.push(self.kind as u8);
+    pub fn encode(&self, out: &mut impl BufMut) {
+        out.put_slice(&[0, 0, 0, 0, self.kind as u8]);
         put_varint(out, self.offset - self.synced);
         put_varint(out, self.dir_bytes);
         put_varint(out, self.data_bytes);

@@ -8,6 +8,7 @@
 mod batch;
 mod checkpoint;
 mod codec;
+mod cohort;
 mod copy;
 mod core;
 mod entries;
@@ -16,6 +17,7 @@ mod format;
 mod group;
 mod index;
 mod options;
+mod pace;
 mod part;
 mod pool;
 mod queue;
@@ -25,6 +27,7 @@ mod ring;
 mod scan;
 mod segment;
 mod upkeep;
+mod writer;
 
 use std::ops::Range;
 use std::path::Path;
@@ -41,10 +44,10 @@ use crate::error::{Error, Result};
 use crate::fs::{FileLock, FileSystem};
 use crate::proto::RaftLocalState;
 use crate::raft_log::{LogBatch, LogStats, LogUsage, RaftLogStorage};
+use crate::ticket::Ticket;
 use crate::types::{Durability, RegionId};
 
 pub use options::{Laggard, LaggardCallback, SegmentLogOptions, SyncPolicy};
-pub use queue::Ticket;
 
 /// The smallest segment: the header's page and some frames.
 const SEGMENT_BYTES_MIN: u64 = 16 << 10;
@@ -57,6 +60,7 @@ const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 ///
 /// ```
 /// use std::sync::Arc;
+/// use std::time::Duration;
 /// use peerstore::memory::MemFs;
 /// use peerstore::segment_log::{SegmentLog, SegmentLogOptions};
 /// use peerstore::{Durability, LogBatch, RaftLocalState, RaftLogStorage};
@@ -69,7 +73,7 @@ const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// // Or hand several in, and then wait: they share one fsync.
 /// let tickets = [log.submit(&batch, Durability::Synced)?, log.submit(&batch, Durability::Synced)?];
 /// for ticket in tickets {
-///     ticket.wait()?;
+///     ticket.wait(Duration::MAX)?;
 /// }
 /// assert_eq!(log.regions()?, [1.into()]);
 /// # Ok(())
@@ -142,10 +146,15 @@ impl SegmentLog {
     /// Hands a batch in without waiting for it. Batches that are handed in by one thread are written
     /// in that order, with one fsync for those that wait together.
     ///
+    /// Whoever waits for a ticket may write its batch, and others, on its own thread, and then longer
+    /// than its timeout. A ticket that is awaited is written by a thread of the log, or, without
+    /// [`SegmentLogOptions::background`], by the poll. A batch whose ticket is neither is written with
+    /// the next group, or when the log is closed.
+    ///
     /// # Errors
     /// `InvalidArgument` if its entries are not contiguous; `Poisoned`. Everything else is the
-    /// ticket's to say.
-    pub fn submit(&self, batch: &LogBatch, durability: Durability) -> Result<Ticket> {
+    /// ticket's to say: what [`RaftLogStorage::write`] says.
+    pub fn submit(&self, batch: &LogBatch, durability: Durability) -> Result<Ticket<()>> {
         let encoded = Encoded::of(batch, &self.core.compressor)?;
         let sync = durability == Durability::Synced && !batch.is_empty();
         self.core.submit(encoded, sync)
@@ -198,6 +207,7 @@ impl SegmentLog {
 impl Drop for SegmentLog {
     fn drop(&mut self) {
         self.core.stop();
+        self.core.stop_writer();
         if let Some(background) = self.background.take() {
             // It ends by itself; a panic of it was reported when it happened.
             background.join().ok();

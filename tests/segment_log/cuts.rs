@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use peerstore::memory::{Lost, MemFs};
 use peerstore::segment_log::{SegmentLog, SegmentLogOptions};
@@ -225,7 +226,7 @@ fn a_group_of_tickets_survives_whole() {
     let tickets: Vec<_> = (1..20).map(submit).collect();
     let before = log.stats().syncs;
     for ticket in tickets {
-        ticket.wait().expect("wait");
+        ticket.wait(Duration::MAX).expect("wait");
     }
     assert_eq!(log.stats().syncs - before, 1, "one fsync for all of them");
     let cut = open(&disk.after_power_cut(Lost::Everything, 0), &options()).expect("open");

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use peerstore::segment_log::{SegmentLog, SegmentLogOptions};
 use peerstore::{DiskFs, Durability, RaftLocalState, RaftLogStorage, RegionId};
@@ -97,7 +98,7 @@ impl Together for SegmentLog {
         let submit = |writes: &Vec<Write>| self.submit(&batch(writes), Durability::Synced);
         let tickets = groups.iter().map(submit).collect::<Result<Vec<_>, _>>()?;
         for ticket in tickets {
-            ticket.wait()?;
+            ticket.wait(Duration::MAX)?;
         }
         Ok(())
     }
