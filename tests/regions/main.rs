@@ -7,6 +7,8 @@
 mod check;
 mod compacting;
 mod cuts;
+#[path = "../disk_log/mod.rs"]
+mod disk_log;
 mod driving;
 mod lives;
 mod merging;
