@@ -3,6 +3,7 @@
 mod memory;
 mod reads;
 mod recovery;
+mod soak;
 mod writes;
 
 use std::path::Path;
@@ -32,7 +33,7 @@ const fn part(name: &'static str, unit: &'static str, threads: usize, bytes: usi
     }
 }
 
-pub const PARTS: [Part; 21] = [
+pub const PARTS: [Part; 24] = [
     part("sync", "writes/s", 1, 256),
     part("sync", "writes/s", 1, 1024),
     part("sync", "writes/s", 1, 16384),
@@ -54,6 +55,9 @@ pub const PARTS: [Part; 21] = [
     part("open", "ms", 4, 256),
     part("open-bytes", "percent read", 4, 256),
     part("memory", "bytes of RSS per entry", 10, 8),
+    part("idle", "bytes of RSS per region", 100_000, 8),
+    part("soak-bytes", "device bytes per payload byte", 10_000, 512),
+    part("soak-space", "of 2 x live + 128 MiB", 10_000, 512),
 ];
 
 /// Bytes that do not compress.
@@ -120,6 +124,9 @@ pub fn run(part: &Part, engine: &str, dir: &Path) -> Outcome<f64> {
         "read-amp" => reads::chunks(&*opened()?, &source, dir, true),
         "open" | "open-bytes" => recovery::reopen(engine, &source, dir, part.name == "open"),
         "memory" => memory::memory(&*opened()?, &source, part.threads as u64),
+        "idle" => memory::idle(&*opened()?, &source, part.threads as u64),
+        "soak-bytes" => soak::soak(&*opened()?, &source, dir, part).map(|soaked| soaked.0),
+        "soak-space" => soak::soak(&*opened()?, &source, dir, part).map(|soaked| soaked.1),
         other => Err(format!("no part {other}").into()),
     }
 }
