@@ -24,7 +24,6 @@ use super::upkeep::Upkeep;
 use super::writer::Writer;
 use crate::error::{Error, Result};
 use crate::fs::FileSystem;
-use crate::types::RegionId;
 
 /// An open log. Locks are taken in the order of the fields; none is held while a reader reads.
 pub(super) struct Core {
@@ -61,6 +60,8 @@ pub(super) struct Tables {
     pub ring: Ring,
     /// Behind the last group.
     pub position: Position,
+    /// The size of the last checkpoint.
+    pub checkpoint_bytes: u64,
 }
 
 /// What was done since the open.
@@ -187,17 +188,5 @@ impl Core {
             // A full channel has a wake-up in it already.
             wake.try_send(()).ok();
         }
-    }
-
-    /// Where a segment is and what is known of it.
-    ///
-    /// # Errors
-    /// `Corruption` if there is none, which only damage can lead to.
-    pub fn info(&self, segment: SegmentId, region: RegionId) -> Result<Info> {
-        let info = self.read_tables().segments.get(&segment).cloned();
-        info.ok_or_else(|| {
-            let what = format!("segment {segment}");
-            Error::corruption(Some(region), what, "it is named by the index and not there")
-        })
     }
 }

@@ -19,6 +19,7 @@ mod index;
 mod options;
 mod pace;
 mod part;
+mod places;
 mod pool;
 mod queue;
 mod reader;
@@ -26,6 +27,7 @@ mod recover;
 mod ring;
 mod scan;
 mod segment;
+mod space;
 mod upkeep;
 mod writer;
 
@@ -34,6 +36,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use raft::eraftpb::Entry;
@@ -51,6 +54,8 @@ pub use options::{Laggard, LaggardCallback, SegmentLogOptions, SyncPolicy};
 
 /// The smallest segment: the header's page and some frames.
 const SEGMENT_BYTES_MIN: u64 = 16 << 10;
+/// The background looks for space to give back so often, even if no segment was begun meanwhile.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Offsets have 32 bits, and a huge batch may make one segment longer than this.
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
@@ -180,10 +185,9 @@ impl SegmentLog {
         self.write(&batch, Durability::Synced)
     }
 
-    /// What the log holds and has done. Looks at every region.
+    /// What the log holds and has done. Looks at every segment.
     pub fn segment_stats(&self) -> SegmentLogStats {
         let core = &self.core;
-        let index_bytes = core.index_bytes().values().sum();
         let tables = core.read_tables();
         let infos = || tables.segments.values();
         let counters = &core.counters;
@@ -197,9 +201,9 @@ impl SegmentLog {
             segments: infos().count() as u64,
             cold_segments: infos().filter(|info| info.is_cold).count() as u64,
             spare_segments: core.pool.ready() as u64,
-            segment_bytes: infos().map(|info| info.segment.size).sum(),
-            live_bytes: tables.index.usages.total_bytes(),
-            index_bytes,
+            segment_bytes: tables.segment_bytes(),
+            live_bytes: tables.index.usages.total().bytes,
+            index_bytes: tables.index.usages.total().memory,
         }
     }
 }
@@ -249,24 +253,29 @@ fn start(core: &Arc<Core>, dir: &Path) -> Result<JoinHandle<()>> {
 }
 
 fn run(core: &Core, woken: &Receiver<()>) {
+    let wait = match core.options.sync {
+        SyncPolicy::EachGroup => LOOK_EVERY,
+        SyncPolicy::Interval(interval) => interval.min(LOOK_EVERY),
+    };
+    let mut looked = Instant::now();
     while !core.is_stopped() {
-        let is_due = match core.options.sync {
-            SyncPolicy::EachGroup => woken.recv().is_ok(),
-            SyncPolicy::Interval(interval) => match woken.recv_timeout(interval) {
-                Ok(()) => true,
-                Err(RecvTimeoutError::Timeout) => {
-                    // A failure poisons, which the next writer is told.
-                    core.flush().ok();
-                    false
-                }
-                Err(RecvTimeoutError::Disconnected) => return,
-            },
+        let is_woken = match woken.recv_timeout(wait) {
+            Ok(()) => true,
+            Err(RecvTimeoutError::Timeout) => false,
+            Err(RecvTimeoutError::Disconnected) => return,
         };
         if core.is_stopped() {
             return;
         }
-        if is_due && let Err(error) = core.maintain() {
-            tracing::warn!(%error, "the log could not be looked after");
+        if !is_woken && core.options.sync != SyncPolicy::EachGroup {
+            // A failure poisons, which the next writer is told.
+            core.flush().ok();
+        }
+        if is_woken || looked.elapsed() >= LOOK_EVERY {
+            looked = Instant::now();
+            if let Err(error) = core.maintain() {
+                tracing::warn!(%error, "the log could not be looked after");
+            }
         }
     }
 }

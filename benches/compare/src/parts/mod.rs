@@ -3,6 +3,7 @@
 mod memory;
 mod reads;
 mod recovery;
+mod soak;
 mod writes;
 
 use std::path::Path;
@@ -88,6 +89,9 @@ pub const PARTS: &[Part] = &[
     part("open", "ms", 4, 256).aims(&[AtMost(0.1, RAFT)]),
     part("open-bytes", "percent read", 4, 256).aims(&[Below(5.0)]),
     part("memory", "bytes of RSS per entry", 10, 8).aims(&[Below(16.0)]),
+    part("idle", "bytes of RSS per region", 100_000, 8).aims(&[Below(300.0)]),
+    part("soak-bytes", "device bytes per payload byte", 10_000, 512).aims(CHEAP),
+    part("soak-space", "of 2 x live + 128 MiB", 10_000, 512).aims(&[Below(1.0)]),
 ];
 
 /// Bytes that do not compress.
@@ -161,6 +165,9 @@ pub fn run(part: &Part, engine: &str, dir: &Path) -> Outcome<f64> {
         "cold-bytes" => reads::chunks(&*opened()?, &source, Some(dir)).map(|read| read.amplified),
         "open" | "open-bytes" => recovery::reopen(engine, &source, dir, part.name == "open"),
         "memory" => memory::memory(&*opened()?, &source, part.threads as u64),
+        "idle" => memory::idle(&*opened()?, &source, part.threads as u64),
+        "soak-bytes" => soak::soak(&*opened()?, &source, dir, part).map(|soaked| soaked.0),
+        "soak-space" => soak::soak(&*opened()?, &source, dir, part).map(|soaked| soaked.1),
         other => Err(format!("no part {other}").into()),
     }
 }
