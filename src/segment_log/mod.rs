@@ -341,7 +341,7 @@ impl RaftLogStorage for SegmentLog {
         LogUsage {
             segments: tables.segments.len() as u64,
             disk_bytes: infos.map(|info| info.segment.size).sum(),
-            live_bytes: tables.index.usages.total_bytes(),
+            live_bytes: tables.index.usages.total().bytes,
             copied_bytes: self.core.counters.copied_bytes.load(Relaxed),
         }
     }
