@@ -132,7 +132,19 @@ impl CompositeBuilder {
         CompositeStorage::stepped(opened.parts, &opened.config, opened.ident, opened.lock)
     }
 
+    fn check_file_system(&self) -> Result<()> {
+        let uses_rocksdb = self.log.is_none() && self.config.log == LogBackend::Rocksdb
+            || self.app.is_none() && self.config.app == AppBackend::Rocksdb;
+        match &self.fs {
+            Some(_) if uses_rocksdb => Err(refused(
+                "file_system: got one, expected none with a layer in rocksdb, which brings its own",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     fn assemble(self) -> Result<Opened> {
+        self.check_file_system()?;
         let config = self.config;
         config.validate()?;
         check_extractors(&config.indexes, &self.extractors)?;
@@ -142,13 +154,6 @@ impl CompositeBuilder {
             Part::Kv => self.app.is_none(),
             Part::Snapshots => self.snapshots.is_none(),
         });
-        let uses_rocksdb = self.log.is_none() && config.log == LogBackend::Rocksdb
-            || self.app.is_none() && config.app == AppBackend::Rocksdb;
-        if self.fs.is_some() && uses_rocksdb {
-            return Err(refused(
-                "file_system: got one, expected none with a layer in rocksdb, which brings its own",
-            ));
-        }
         let fs = self.fs.unwrap_or_else(|| Arc::new(DiskFs));
         let place = match (on_disk.parts.is_empty(), self.dir) {
             (true, _) => None,
