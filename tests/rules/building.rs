@@ -20,6 +20,15 @@ fn in_memory() -> Config {
     config
 }
 
+/// Every log that this build has.
+fn backends() -> Vec<LogBackend> {
+    let mut all = vec![LogBackend::Memory, LogBackend::AppendLog];
+    if cfg!(feature = "rocksdb") {
+        all.push(LogBackend::Rocksdb);
+    }
+    all
+}
+
 #[test]
 fn layers_that_are_given_are_used_and_the_others_come_from_the_config() {
     let (log, fs) = (Arc::new(MemoryLog::new()), MemFs::new());
@@ -90,11 +99,7 @@ fn always_syncs_each_write_and_os_none() {
         (SyncPolicy::Batch, 1),
         (SyncPolicy::Os, 0),
     ] {
-        for backend in [
-            LogBackend::Memory,
-            LogBackend::AppendLog,
-            Config::default().log,
-        ] {
+        for backend in backends() {
             let dir = tempfile::tempdir().unwrap();
             let mut config = in_memory();
             (config.log, config.sync_policy) = (backend, policy);
@@ -181,11 +186,7 @@ fn an_apply_that_does_not_fit_changes_nothing() {
 
 #[test]
 fn a_group_of_a_nodes_log_goes_with_one_fsync_when_enough_entries_wait() {
-    for backend in [
-        LogBackend::Memory,
-        LogBackend::AppendLog,
-        Config::default().log,
-    ] {
+    for backend in backends() {
         let dir = tempfile::tempdir().unwrap();
         let mut config = in_memory();
         config.log = backend;
