@@ -39,6 +39,8 @@ pub const STORE_IDENT_KEY: &[u8] = b"ident";
 /// The key of the counter of ids in the `store` keyspace: u64 BE, one more than the largest counter
 /// that may have been given.
 pub const IDS_KEY: &[u8] = b"ids";
+/// The key that a check of the health writes and removes again in the `store` keyspace.
+pub const HEALTH_KEY: &[u8] = b"health";
 /// The key of the format version in the `store` keyspace: u32 BE.
 pub const FORMAT_KEY: &[u8] = b"format";
 /// The format version that this code writes, and the newest that it reads.

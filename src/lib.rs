@@ -75,6 +75,7 @@
 //! | write a state machine, or take one of keys and values | [`StateMachine`], [`ApplyBatch`], [`KvStateMachine`] |
 //! | test against power cuts, failing disks and bad networks | [`memory`] |
 //! | see a region | [`dot::live`] |
+//! | know whether a node is well | [`CompositeStorage::health`], [`NodeHealth`] |
 //! | watch a node | [`metrics`], [`Store::report_metrics`] |
 //! | know what an error asks of you | [`Error`], [`RecoveryError`] |
 //!
@@ -124,6 +125,7 @@ mod expiry;
 mod export;
 mod fs;
 mod grouped_log;
+mod health;
 mod indexed;
 pub mod keys;
 mod kv;
@@ -171,6 +173,7 @@ pub use error::{Error, RecoveryError, Result};
 pub use export::{export_data, import_data};
 pub use fs::{DiskFs, File, FileLock, FileSystem};
 pub use grouped_log::GroupedLog;
+pub use health::{HealthLimits, HealthStatus, NodeHealth};
 pub use indexed::{Extractor, IndexQuery, IndexedData};
 pub use kv::{KvCommand, KvRefusal, KvReply, KvStateMachine};
 pub use logger::raft_logger;

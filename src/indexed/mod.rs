@@ -438,6 +438,10 @@ impl ApplicationDataStorage for IndexedData {
     fn stats(&self) -> AppStats {
         self.0.data.stats()
     }
+
+    fn trouble(&self) -> Option<String> {
+        self.0.data.trouble()
+    }
 }
 
 /// Data without the entries of the indexes.
