@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::peer_storage::GcPolicy;
+use crate::peer_storage::{GcPolicy, SnapshotPolicy};
 use crate::persistence::{FlushPolicy, PersistenceStrategy, SyncPolicy};
 use crate::types::Durability;
 
@@ -61,6 +61,9 @@ pub struct Config {
     pub log: LogBackend,
     /// Where the application's data is kept.
     pub app: AppBackend,
+    /// The indexes that the data of a node has, which is opened with an extractor for each of them:
+    /// [`CompositeBuilder::extractor`](crate::CompositeBuilder::extractor).
+    pub indexes: Vec<String>,
     /// How snapshots are kept and built.
     pub snapshot: SnapshotConfig,
     /// The memory for the newest entries of all regions together.
@@ -104,6 +107,7 @@ impl Default for Config {
             } else {
                 AppBackend::Memory
             },
+            indexes: Vec::new(),
             snapshot: SnapshotConfig::default(),
             entry_cache_bytes: 64 << 20,
             append_log: AppendLogConfig::default(),
@@ -169,13 +173,41 @@ impl Config {
         Config::checked(toml_text::parse(text), None)
     }
 
-    /// How writes to the log gather for an fsync. Where they are written behind, they have gathered
-    /// before they come to the log.
+    /// How durable writes to the log wait for each other. Where they are written behind their callers, they
+    /// have waited before they come to the log.
     pub(crate) fn group_policy(&self) -> FlushPolicy {
         match self.persistence {
             PersistenceStrategy::DiskFirst => self.flush_policy,
             PersistenceStrategy::MemFirst => FlushPolicy::Immediate,
         }
+    }
+
+    /// The policy of the logs. A log in memory that is limited is compacted before it is full.
+    pub(crate) fn effective_gc(&self) -> GcPolicy {
+        let mut gc = self.gc;
+        if let Some(limit) = self.circular_entries() {
+            gc.entries_max = gc.entries_max.min(limit / 2).max(1);
+            gc.entries_trailing = gc.entries_trailing.min(limit / 4);
+        }
+        gc
+    }
+
+    /// When regions make snapshots of their own accord.
+    pub(crate) fn snapshot_policy(&self) -> SnapshotPolicy {
+        let (entries, bytes) = (self.snapshot.after_entries, self.snapshot.after_bytes);
+        let entries = match (entries, self.circular_entries()) {
+            (entries, None) => entries,
+            (0, Some(limit)) => (limit / 2).max(1),
+            (entries, Some(limit)) => entries.min((limit / 2).max(1)),
+        };
+        SnapshotPolicy { entries, bytes }
+    }
+
+    /// The entries of a log whose space is used again.
+    fn circular_entries(&self) -> Option<u64> {
+        let limit = self.memory.log_entries_max;
+        let is_circular = self.log == LogBackend::Memory && self.memory.log_compacts;
+        (is_circular && limit > 0).then_some(limit)
     }
 
     fn read(path: &Path, parse: fn(&str) -> Result<Config, String>) -> Result<Self> {

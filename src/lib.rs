@@ -71,9 +71,10 @@
 //! | bring a log or a data store of your own | [`RaftLogStorage`], [`ApplicationDataStorage`], [`CompositeStorage::from_parts`], and the suites of `conformance` |
 //! | scan page by page, or in transactions | [`Scan`], [`ReadTransaction`], [`TransactionalStorage`] |
 //! | let values expire, find keys by their values | [`KvCommand::PutUntil`], [`IndexedData`] |
-//! | take data out and in again | [`export_data`], [`import_data`] |
+//! | take data out and in again | [`export_data`], [`check_export`], [`import_data`] |
 //! | write a state machine, or take one of keys and values | [`StateMachine`], [`ApplyBatch`], [`KvStateMachine`] |
 //! | test against power cuts, failing disks and bad networks | [`memory`] |
+//! | run under openraft instead of raft-rs | `openraft`, with the feature of that name |
 //! | see a region | [`dot::live`] |
 //! | know whether a node is well | [`CompositeStorage::health`], [`NodeHealth`] |
 //! | watch a node | [`metrics`], [`Store::report_metrics`] |
@@ -101,6 +102,7 @@
 //! | `tls` | encryption and mutual authentication between stores, by rustls | yes |
 //! | `tokio` | snapshots for async code, `async_io` | |
 //! | `conformance` | the suites that hold a backend to its contract, `conformance` | |
+//! | `openraft` | log, state machine and snapshots under openraft 0.9, `openraft` | |
 //!
 //! Exactly one codec has to be on, the one that your program uses.
 #![deny(missing_docs)]
@@ -126,6 +128,7 @@ mod export;
 mod fs;
 mod grouped_log;
 mod health;
+mod index;
 mod indexed;
 pub mod keys;
 mod kv;
@@ -134,6 +137,8 @@ mod mailbox;
 pub mod memory;
 pub mod metrics;
 mod node_dir;
+#[cfg(feature = "openraft")]
+pub mod openraft;
 mod peer;
 mod peer_storage;
 mod persistence;
@@ -163,23 +168,24 @@ pub use app_store::{
     AppBatch, AppOp, AppStats, ApplicationDataStorage, DataImport, DataRead, DataView, Keyspace,
     Visit,
 };
-pub use composite::{CompositeBuilder, CompositeStorage, Parts};
+pub use composite::{CompositeBuilder, CompositeMetrics, CompositeStorage, Parts, RaftLogStats};
 pub use config::{
     AppBackend, AppendLogConfig, CompactionStyle, Config, LogBackend, MemoryConfig, RocksConfig,
     SnapshotBackend, SnapshotConfig, StoreConfig, TlsConfig, TransportConfig,
 };
 pub use entry_cache::CacheStats;
 pub use error::{Error, RecoveryError, Result};
-pub use export::{export_data, import_data};
+pub use export::{check_export, export_data, import_data};
 pub use fs::{DiskFs, File, FileLock, FileSystem};
 pub use grouped_log::GroupedLog;
 pub use health::{HealthLimits, HealthStatus, NodeHealth};
-pub use indexed::{Extractor, IndexQuery, IndexedData};
+pub use index::IndexQuery;
+pub use indexed::{Extractor, IndexedData};
 pub use kv::{KvCommand, KvRefusal, KvReply, KvStateMachine};
 pub use logger::raft_logger;
 pub use peer::REGION_TRANSITIONS;
 pub use peer_storage::{
-    GcInput, GcPolicy, PeerStorage, SNAPSHOT_TRANSITIONS, SnapshotState, Staged,
+    GcInput, GcPolicy, PeerStorage, SNAPSHOT_TRANSITIONS, SnapshotPolicy, SnapshotState, Staged,
 };
 pub use persistence::{FlushPolicy, PersistenceStrategy, SyncPolicy};
 pub use placement::StaticPlacement;
@@ -188,7 +194,7 @@ pub use proto::{
     RaftLocalState, RaftTruncatedState, Region, RegionEpoch, RegionLocalState, StoreIdent,
 };
 pub use raft_log::{LogBatch, LogOp, LogStats, LogUsage, RaftLogStorage};
-pub use reader::Reader;
+pub use reader::{Reader, VisitExpiring};
 pub use scan::{Cursor, Page, Scan};
 pub use snapshot_data::{RaftSnapshotData, SNAPSHOT_DATA_VERSION};
 pub use snapshot_store::{
@@ -198,8 +204,8 @@ pub use snapshot_store::{
 };
 pub use state_machine::{ApplyBatch, Present, StateMachine};
 pub use store::{
-    ChangePeer, RegionProgress, RegionStage, RegionStatus, SteppedStore, Store, StoreOptions,
-    StorePart, StoreStats,
+    ChangePeer, ExpiryOptions, RegionProgress, RegionStage, RegionStatus, SteppedStore, Store,
+    StoreOptions, StorePart, StoreStats,
 };
 pub use ticket::Ticket;
 pub use transaction::{DataTransaction, ReadTransaction, TransactionalStorage, WriteTransaction};

@@ -216,6 +216,15 @@ impl LogBatch {
         self.ops.is_empty()
     }
 
+    /// How many entries it puts.
+    pub fn entry_count(&self) -> u64 {
+        let count = |op: &LogOp| match op {
+            LogOp::Append { entries, .. } => entries.len() as u64,
+            _ => 0,
+        };
+        self.ops.iter().map(count).sum()
+    }
+
     /// Adds what `other` holds, behind what is here.
     pub fn merge(&mut self, other: LogBatch) {
         self.must_sync |= other.must_sync;

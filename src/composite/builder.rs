@@ -1,5 +1,6 @@
 //! A node put together: config, directory, and the backend of each layer. Uses: composite's opening.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::fs::{DiskFs, FileLock, FileSystem};
 use crate::grouped_log::GroupedLog;
 use crate::health::{Disk, HealthChecker, HealthLimits, HealthSetup, Layer};
+use crate::indexed::{Extractor, IndexedData, has_indexes};
 use crate::metrics::{DamagedSnapshots, MeteredParts};
 use crate::node_dir::{Contents, NodeDir, Part};
 use crate::peer_storage::Clock;
@@ -46,6 +48,7 @@ pub struct CompositeBuilder {
     snapshots: Option<Arc<dyn RaftSnapshotStorage>>,
     fs: Option<Arc<dyn FileSystem>>,
     health: HealthLimits,
+    extractors: BTreeMap<String, Extractor>,
 }
 
 impl CompositeBuilder {
@@ -95,6 +98,14 @@ impl CompositeBuilder {
         self
     }
 
+    /// What an index of this name is made by: see [`IndexedData`]. The indexes that the config names are
+    /// created at the open, others by [`KvCommand::CreateIndex`](crate::KvCommand::CreateIndex).
+    #[must_use]
+    pub fn extractor(mut self, name: impl Into<String>, extractor: Extractor) -> Self {
+        self.extractors.insert(name.into(), extractor);
+        self
+    }
+
     /// The file system of the directory, instead of the machine's. RocksDB brings its own, so no layer
     /// may be in it.
     #[must_use]
@@ -116,7 +127,8 @@ impl CompositeBuilder {
     /// # Errors
     /// `Config`, also where a layer is to be on disk and there is no directory; `StoreNotFound`,
     /// `ForeignDirectory`, `IncompleteStore`, `ForeignStore`, `UnsupportedVersion`: nothing was touched
-    /// then; `Locked`; `Io` if the system gives no thread; those of the stores.
+    /// then; `IndexWithoutExtractor` if the config names an index, or the store has one, whose extractor was
+    /// not given; `Locked`; `Io` if the system gives no thread; those of the stores.
     pub fn open(self) -> Result<CompositeStorage> {
         let opened = self.assemble()?;
         CompositeStorage::start(opened)
@@ -134,6 +146,7 @@ impl CompositeBuilder {
     fn assemble(self) -> Result<Opened> {
         let config = self.config;
         config.validate()?;
+        check_extractors(&config.indexes, &self.extractors)?;
         let mut on_disk = contents(&config);
         on_disk.parts.retain(|(part, _)| match part {
             Part::Raft => self.log.is_none(),
@@ -180,6 +193,7 @@ impl CompositeBuilder {
             }
             None => (ident_of(&config), None),
         };
+        let app = with_indexes(app, &self.extractors, &config.indexes)?;
         let parts = Parts {
             log: GroupedLog::wrap(log, config.sync_policy, config.group_policy()),
             app,
@@ -223,6 +237,33 @@ fn disks(on_disk: &Contents, fs: &Arc<dyn FileSystem>, dir: &Path) -> Vec<Disk> 
         path: dir.join(part.name()),
     };
     on_disk.parts.iter().map(disk).collect()
+}
+
+/// Whether each index of the config has its extractor.
+fn check_extractors(wanted: &[String], extractors: &BTreeMap<String, Extractor>) -> Result<()> {
+    match wanted.iter().find(|name| !extractors.contains_key(*name)) {
+        Some(name) => Err(Error::IndexWithoutExtractor { name: name.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// The data with its indexes, where there are any or can be.
+fn with_indexes(
+    app: Arc<dyn ApplicationDataStorage>,
+    extractors: &BTreeMap<String, Extractor>,
+    wanted: &[String],
+) -> Result<Arc<dyn ApplicationDataStorage>> {
+    // Without extractors it is opened for the error: what is written past an index makes it wrong.
+    if extractors.is_empty() && !has_indexes(&*app)? {
+        return Ok(app);
+    }
+    let named = extractors.iter().map(|(n, e)| (n.as_str(), Arc::clone(e)));
+    let indexed = IndexedData::open(app, named)?;
+    let present = indexed.indexes();
+    for name in wanted.iter().filter(|name| !present.contains(name)) {
+        indexed.create_index(name)?;
+    }
+    Ok(Arc::new(indexed))
 }
 
 /// A node before anything of it runs.

@@ -5,9 +5,13 @@
 //! |---|---|
 //! | `builder` | which config, directory and backends a node is put together from |
 //! | `open` | the backends of a config, opened; who the store is |
+//! | `snapshots` | snapshots that are kept, of one region or all, and the way back to them |
+//! | `stats` | what the node has done |
 
 mod builder;
 mod open;
+mod snapshots;
+mod stats;
 
 use std::any::Any;
 use std::path::Path;
@@ -24,14 +28,16 @@ use crate::peer_storage::{
     Clock, Engines, OpenRegions, PeerStorage, StorageOptions, TaskSenders, WakeUp, Waker,
     finish_removals, read_region, region_ids, regions, tombstones,
 };
+use crate::persistence::{PersistenceStrategy, SyncPolicy};
 use crate::proto::{Region, RegionLocalState, StoreIdent};
 use crate::raft_log::{LogBatch, LogStats, RaftLogStorage};
 use crate::snapshot_store::RaftSnapshotStorage;
 use crate::types::{PeerId, RegionId};
-use crate::workers::{SteppedWorkers, Workers};
+use crate::workers::{BehindOptions, SteppedWorkers, Workers};
 
 pub use builder::CompositeBuilder;
 use builder::Opened;
+pub use stats::{CompositeMetrics, RaftLogStats};
 
 /// One node's storage: any number of regions over one log, one data store and one snapshot store.
 ///
@@ -123,8 +129,8 @@ impl CompositeStorage {
 
     fn stepped(mut opened: Opened) -> Result<(Self, SteppedWorkers)> {
         let wake = Arc::new(WakeUp::default());
-        let parts = &opened.parts;
-        let (tasks, stepped) = SteppedWorkers::new(&parts.log, &parts.snapshots, &wake);
+        let (parts, behind) = (&opened.parts, behind_options(&opened.config));
+        let (tasks, stepped) = SteppedWorkers::new(&parts.log, &parts.snapshots, &wake, behind);
         let health = opened.health(stepped.clock());
         let background = Background {
             tasks,
@@ -138,8 +144,12 @@ impl CompositeStorage {
 
     fn start(mut opened: Opened) -> Result<Self> {
         let wake = Arc::new(WakeUp::default());
+        let behind = match opened.config.persistence {
+            PersistenceStrategy::MemFirst => Some(behind_options(&opened.config)),
+            PersistenceStrategy::DiskFirst => None,
+        };
         let parts = &opened.parts;
-        let (tasks, workers) = Workers::start(&parts.log, &parts.snapshots, &wake)?;
+        let (tasks, workers) = Workers::start(&parts.log, &parts.snapshots, &wake, behind)?;
         let clock = Clock::machine();
         let health = opened.health(&clock);
         let background = Background {
@@ -175,14 +185,19 @@ impl CompositeStorage {
                 durability: config.effective_durability(),
                 inline_bytes_max: config.snapshot.inline_bytes_max,
                 retry_backoff: Duration::from_millis(config.snapshot.retry_backoff_ms),
-                gc: config.gc,
+                gc: config.effective_gc(),
                 retention: config.snapshot.retention(),
+                persistence: config.persistence,
+                flush: config.flush_policy,
+                snapshot_policy: config.snapshot_policy(),
             },
             wake: background.wake,
             clock: background.clock,
             open_regions: Arc::new(OpenRegions::default()),
             _lock: lock.map(|lock| Box::new(lock) as Box<dyn Any + Send + Sync>),
         };
+        let retention = engines.options.retention;
+        (engines.tasks.needed).set_keeps_many(retention.is_some());
         finish_removals(&engines)?;
         engines.clean_up_snapshots();
         Ok(CompositeStorage {
@@ -391,6 +406,14 @@ struct Background {
     workers: Box<dyn Any + Send + Sync>,
     wake: Arc<WakeUp>,
     clock: Clock,
+}
+
+fn behind_options(config: &Config) -> BehindOptions {
+    BehindOptions {
+        durability: config.effective_durability(),
+        flush: config.flush_policy,
+        alone: config.sync_policy == SyncPolicy::Always,
+    }
 }
 
 #[cfg(test)]

@@ -211,12 +211,15 @@ fn describe(recorder: &dyn Recorder, metric: &Metric) {
     }
 }
 
+/// Where a number of `S` is.
+type Of<S> = fn(&S) -> u64;
+
 /// A number of `S`: the metric that shows it, the value of its label, and where it is.
-pub(crate) type Number<S> = (&'static str, &'static str, fn(&S) -> u64);
+pub(crate) type Number<S> = (&'static str, &'static str, Of<S>);
 
 /// What is counted elsewhere and shown when it is asked for.
 pub(crate) struct Shown<S: 'static> {
-    numbers: Vec<(Handle, fn(&S) -> u64)>,
+    numbers: Vec<(Handle, Of<S>)>,
 }
 
 enum Handle {

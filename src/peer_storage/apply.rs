@@ -1,7 +1,6 @@
 //! The data, the applied index and the configuration: one batch, never one without the others.
 //! Uses: app_store, state_machine.
 
-use prost::Message as _;
 use raft::eraftpb::{ConfState, Entry};
 
 use super::PeerStorage;
@@ -52,6 +51,7 @@ impl PeerStorage {
         mut apply: impl FnMut(&Entry, &mut ApplyBatch<'_>) -> Result<()>,
     ) -> Result<()> {
         self.check_writable("apply")?;
+        self.poll_durable()?;
         let Some(last) = entries.last() else {
             return Ok(());
         };
@@ -167,6 +167,7 @@ impl PeerStorage {
             self.accept_region(state);
         }
         self.assert_invariants();
+        self.keep_up();
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::admin::AdminInFlight;
+use super::expiring::Expiry;
 use super::lifecycle::Opening;
 use super::liveness::Liveness;
 use super::message::StoreMsg;
@@ -45,6 +46,7 @@ pub struct StoreCore {
     pub(super) shared: Arc<Shared>,
     pub(super) liveness: Liveness,
     pub(super) compaction: Compaction,
+    pub(super) expiry: Expiry,
     /// Regions that a worker is opening; their messages are lost meanwhile.
     pub(super) opening: BTreeMap<RegionId, Opening>,
     /// Regions whose keys a snapshot that is being installed takes over, by its region.
@@ -99,6 +101,7 @@ impl StoreCore {
             admin: BTreeMap::new(),
             liveness: Liveness::new(&options),
             compaction: Compaction::default(),
+            expiry: Expiry::default(),
             opening: BTreeMap::new(),
             taken_over: BTreeMap::new(),
             leaving: BTreeMap::new(),
@@ -255,6 +258,7 @@ impl StoreCore {
             Done::Synced(number) => self.synced(number),
             Done::Woken(region) => self.woken(region),
             Done::SplitKey(key, result) => self.split_checked(key, result),
+            Done::Expired(now_ms, result) => self.expired(now_ms, result),
             Done::Warmed(key, result) => {
                 if self.is_current(key) {
                     self.with_peer(key.region, |peer, out| peer.warmed(result, out));
@@ -365,6 +369,7 @@ impl StoreCore {
         }
         self.check_liveness();
         self.check_merges();
+        self.look_for_expired();
     }
 
     /// Lets every peer that was touched say what it wants, and hands it over.

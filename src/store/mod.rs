@@ -10,6 +10,7 @@
 //! | `lifecycle` | peers that are opened, filled by a snapshot, removed |
 //! | `admin`, `change`, `merge` | what admin entries do |
 //! | `liveness` | signs of life, so that regions can sleep |
+//! | `expiring` | what has expired is proposed to go |
 //! | `metrics` | what the driver shows |
 //! | `ranges`, `shared`, `options`, `message` | plain data |
 
@@ -17,6 +18,7 @@ mod admin;
 mod change;
 mod client;
 mod core;
+mod expiring;
 mod lifecycle;
 mod liveness;
 mod merge;
@@ -35,7 +37,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 
 pub use change::ChangePeer;
-pub use options::StoreOptions;
+pub use options::{ExpiryOptions, StoreOptions};
 pub use shared::{RegionProgress, RegionStage, RegionStatus, StoreStats};
 pub use stepped::{SteppedStore, StorePart};
 

@@ -8,7 +8,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use prost::Message as _;
 use raft::eraftpb::Entry;
 
 use super::task::Proposal;
@@ -17,6 +16,7 @@ use crate::app_store::{AppBatch, Keyspace};
 use crate::command::{EntryHeader, position_of};
 use crate::error::{Error, Result, catch_panic};
 use crate::expiry::carry_clock;
+use crate::index::carry_indexes;
 use crate::keys::region_key;
 use crate::mailbox::{Received, Receiver};
 use crate::metrics::Stopwatch;
@@ -193,6 +193,9 @@ impl ApplyWorker {
                 Ok(Some((key, record))) => batch.put(Keyspace::Ttl, key, record),
                 Ok(None) => {}
                 Err(error) => return self.stop(peer, error),
+            }
+            if let Err(error) = carry_indexes(&*self.engines.app, &old, &new, &mut batch) {
+                return self.stop(peer, error);
             }
         }
         batch.append(&work.also);

@@ -4,6 +4,7 @@
 mod bugs;
 mod building;
 mod by_hand;
+mod coordinated;
 mod fetching;
 mod hostile;
 mod install;
@@ -11,6 +12,7 @@ mod install;
 mod killing;
 mod node_dir;
 mod opening;
+mod persistence;
 mod recording;
 mod regions;
 mod retention;

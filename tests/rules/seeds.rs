@@ -1,10 +1,9 @@
 //! The example configurations of other designs, literally: each opens a node that writes, is opened again
 //! where it is on disk, and reads.
 
-use peerstore::{
-    AppBackend, CompactionStyle, CompositeStorage, Compression, Config, FlushPolicy, LogBackend,
-    Region, SnapshotBackend, SyncPolicy,
-};
+use peerstore::{AppBackend, CompositeStorage, Config, LogBackend, Region, SnapshotBackend};
+#[cfg(feature = "rocksdb")]
+use peerstore::{CompactionStyle, Compression, FlushPolicy, SyncPolicy};
 use raft::Storage as _;
 
 use super::support::{PATIENCE, data_of, fill};
