@@ -342,6 +342,11 @@ impl RaftLogStorage for SegmentLog {
             segments: tables.segments.len() as u64,
             disk_bytes: infos.map(|info| info.segment.size).sum(),
             live_bytes: tables.index.usages.total().bytes,
+            spare_segments: self.core.pool.ready() as u64,
+            spare_segments_wanted: match self.core.options.background {
+                true => self.core.options.spare_segments as u64,
+                false => 0,
+            },
             copied_bytes: self.core.counters.copied_bytes.load(Relaxed),
         }
     }
