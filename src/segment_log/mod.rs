@@ -38,7 +38,6 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use raft::eraftpb::Entry;
 
-use self::batch::Encoded;
 use self::core::Core;
 use crate::error::{Error, Result};
 use crate::fs::{FileLock, FileSystem};
@@ -155,7 +154,7 @@ impl SegmentLog {
     /// `InvalidArgument` if its entries are not contiguous; `Poisoned`. Everything else is the
     /// ticket's to say: what [`RaftLogStorage::write`] says.
     pub fn submit(&self, batch: &LogBatch, durability: Durability) -> Result<Ticket<()>> {
-        let encoded = Encoded::of(batch, &self.core.compressor)?;
+        let encoded = self.core.encode(batch)?;
         let sync = durability == Durability::Synced && !batch.is_empty();
         self.core.submit(encoded, sync)
     }
@@ -276,7 +275,7 @@ impl RaftLogStorage for SegmentLog {
         if batch.is_empty() {
             return Ok(());
         }
-        let encoded = Encoded::of(batch, &self.core.compressor)?;
+        let encoded = self.core.encode(batch)?;
         let sync = durability == Durability::Synced;
         self.core.submit_and_wait(encoded, sync)
     }

@@ -7,4 +7,5 @@ mod model;
 mod node;
 mod observed;
 mod support;
+mod together;
 mod upkeep;
