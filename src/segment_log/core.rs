@@ -26,7 +26,6 @@ use super::writer::Writer;
 use crate::error::{Error, Result};
 use crate::fs::FileSystem;
 use crate::raft_log::LogBatch;
-use crate::types::RegionId;
 
 /// An open log. Locks are taken in the order of the fields; none is held while a reader reads.
 pub(super) struct Core {
