@@ -81,7 +81,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// How it reaches the other stores.
     pub transport: TransportConfig,
-    /// How often the health of the node is looked at, by whoever watches it, in milliseconds.
+    /// How often a thread checks the health of the node, in milliseconds; 0 for never: then it is checked
+    /// when it is asked for.
     pub health_interval_ms: u64,
 }
 
@@ -280,8 +281,6 @@ impl Config {
 
 impl Config {
     fn check_flush(&self) -> Result<(), String> {
-        let health = ("health_interval_ms", self.health_interval_ms);
-        within(health, 1, u64::MAX)?;
         let FlushPolicy::Batched {
             threshold,
             interval_ms,

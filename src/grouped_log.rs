@@ -203,6 +203,10 @@ impl RaftLogStorage for GroupedLog {
         self.inner.sync()
     }
 
+    fn trouble(&self) -> Option<String> {
+        self.inner.trouble()
+    }
+
     fn usage(&self) -> LogUsage {
         self.inner.usage()
     }

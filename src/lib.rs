@@ -76,6 +76,7 @@
 //! | test against power cuts, failing disks and bad networks | [`memory`] |
 //! | run under openraft instead of raft-rs | `openraft`, with the feature of that name |
 //! | see a region | [`dot::live`] |
+//! | know whether a node is well | [`CompositeStorage::health`], [`NodeHealth`] |
 //! | watch a node | [`metrics`], [`Store::report_metrics`] |
 //! | know what an error asks of you | [`Error`], [`RecoveryError`] |
 //!
@@ -126,6 +127,7 @@ mod expiry;
 mod export;
 mod fs;
 mod grouped_log;
+mod health;
 mod index;
 mod indexed;
 pub mod keys;
@@ -176,6 +178,7 @@ pub use error::{Error, RecoveryError, Result};
 pub use export::{check_export, export_data, import_data};
 pub use fs::{DiskFs, File, FileLock, FileSystem};
 pub use grouped_log::GroupedLog;
+pub use health::{HealthLimits, HealthStatus, NodeHealth};
 pub use index::IndexQuery;
 pub use indexed::{Extractor, IndexedData};
 pub use kv::{KvCommand, KvRefusal, KvReply, KvStateMachine};

@@ -72,6 +72,12 @@ pub trait RaftLogStorage: Send + Sync {
     /// What the store has done since it was opened.
     fn stats(&self) -> LogStats;
 
+    /// What is wrong with the store as far as it knows by itself, beside what its calls answer, if
+    /// anything is: for a check of the health.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// What the store takes on disk, where it keeps segments of its own.
     fn usage(&self) -> LogUsage {
         LogUsage::default()
@@ -87,6 +93,10 @@ pub struct LogUsage {
     pub disk_bytes: u64,
     /// What of them is still needed, in bytes.
     pub live_bytes: u64,
+    /// Segments in reserve.
+    pub spare_segments: u64,
+    /// How many there should be.
+    pub spare_segments_wanted: u64,
     /// The bytes of entries that were copied out of nearly dead segments since it was opened.
     pub copied_bytes: u64,
 }

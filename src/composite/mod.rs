@@ -22,7 +22,7 @@ use crate::app_store::{AppStats, ApplicationDataStorage};
 use crate::config::Config;
 use crate::entry_cache::{CacheBudget, CacheStats};
 use crate::error::{Error, Result};
-use crate::fs::FileLock;
+use crate::health::{HealthChecker, HealthThread, NodeHealth};
 use crate::metrics::{NodeMetrics, Scope};
 use crate::peer_storage::{
     Clock, Engines, OpenRegions, PeerStorage, StorageOptions, TaskSenders, WakeUp, Waker,
@@ -36,6 +36,7 @@ use crate::types::{PeerId, RegionId};
 use crate::workers::{BehindOptions, SteppedWorkers, Workers};
 
 pub use builder::CompositeBuilder;
+use builder::Opened;
 pub use stats::{CompositeMetrics, RaftLogStats};
 
 /// One node's storage: any number of regions over one log, one data store and one snapshot store.
@@ -55,6 +56,8 @@ pub use stats::{CompositeMetrics, RaftLogStats};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct CompositeStorage {
+    // Dropped first: it holds the stores, whose end the engines order.
+    health: Arc<HealthChecker>,
     engines: Arc<Engines>,
     ident: StoreIdent,
 }
@@ -124,53 +127,52 @@ impl CompositeStorage {
         CompositeBuilder::of_parts(parts, config).open_stepped()
     }
 
-    fn stepped(
-        parts: Parts,
-        config: &Config,
-        ident: StoreIdent,
-        lock: Option<Box<dyn FileLock>>,
-    ) -> Result<(Self, SteppedWorkers)> {
+    fn stepped(mut opened: Opened) -> Result<(Self, SteppedWorkers)> {
         let wake = Arc::new(WakeUp::default());
-        let behind = behind_options(config);
+        let (parts, behind) = (&opened.parts, behind_options(&opened.config));
         let (tasks, stepped) = SteppedWorkers::new(&parts.log, &parts.snapshots, &wake, behind);
+        let health = opened.health(stepped.clock());
         let background = Background {
             tasks,
             workers: Box::new(()),
             wake,
             clock: stepped.clock().clone(),
         };
-        let node = Self::assemble(parts, config, ident, background, lock)?;
+        let node = Self::assemble(opened, background, health)?;
         Ok((node, stepped))
     }
 
-    fn start(
-        parts: Parts,
-        config: &Config,
-        ident: StoreIdent,
-        lock: Option<Box<dyn FileLock>>,
-    ) -> Result<Self> {
+    fn start(mut opened: Opened) -> Result<Self> {
         let wake = Arc::new(WakeUp::default());
-        let behind = match config.persistence {
-            PersistenceStrategy::MemFirst => Some(behind_options(config)),
+        let behind = match opened.config.persistence {
+            PersistenceStrategy::MemFirst => Some(behind_options(&opened.config)),
             PersistenceStrategy::DiskFirst => None,
         };
+        let parts = &opened.parts;
         let (tasks, workers) = Workers::start(&parts.log, &parts.snapshots, &wake, behind)?;
+        let clock = Clock::machine();
+        let health = opened.health(&clock);
         let background = Background {
             tasks,
-            workers: Box::new(workers),
+            workers: Box::new((workers, HealthThread::start(&health)?)),
             wake,
-            clock: Clock::machine(),
+            clock,
         };
-        Self::assemble(parts, config, ident, background, lock)
+        Self::assemble(opened, background, health)
     }
 
     fn assemble(
-        parts: Parts,
-        config: &Config,
-        ident: StoreIdent,
+        opened: Opened,
         background: Background,
-        lock: Option<Box<dyn FileLock>>,
+        health: Arc<HealthChecker>,
     ) -> Result<Self> {
+        let Opened {
+            parts,
+            config,
+            ident,
+            lock,
+            ..
+        } = opened;
         let engines = Engines {
             tasks: background.tasks,
             _workers: background.workers,
@@ -199,6 +201,7 @@ impl CompositeStorage {
         finish_removals(&engines)?;
         engines.clean_up_snapshots();
         Ok(CompositeStorage {
+            health,
             engines: Arc::new(engines),
             ident,
         })
@@ -310,6 +313,33 @@ impl CompositeStorage {
         self.engines.app.stats()
     }
 
+    /// How the node stood when it was last checked, at once. A thread checks every
+    /// `health_interval_ms`; with 0 nobody does but [`CompositeStorage::check_health`].
+    pub fn health(&self) -> NodeHealth {
+        self.health.last()
+    }
+
+    /// Checks now: writes a little into each layer, reads it back and removes it. It waits for the disk.
+    ///
+    /// ```
+    /// use peerstore::{CompositeStorage, Config};
+    /// let dir = tempfile::tempdir()?;
+    /// let node = CompositeStorage::open(dir.path(), Config::default())?;
+    /// let health = node.check_health();
+    /// assert_eq!(health.log, peerstore::HealthStatus::Healthy, "{health}");
+    /// assert_eq!(node.health().log, health.log);
+    /// # Ok::<(), peerstore::Error>(())
+    /// ```
+    pub fn check_health(&self) -> NodeHealth {
+        self.health.check()
+    }
+
+    /// From now on `changed` is called when a layer has become better or worse, with all of them, on the
+    /// thread that checks. It may ask what was found, but must neither check nor drop the node.
+    pub fn on_health_change(&self, changed: impl Fn(&NodeHealth) + Send + Sync + 'static) {
+        self.health.subscribe(Arc::new(changed));
+    }
+
     /// Shows in the metrics what is counted here anyway ([`crate::metrics`]). To be called before they
     /// are read; [`Store::report_metrics`](crate::Store::report_metrics) does so too.
     pub fn report_metrics(&self) {
@@ -328,6 +358,11 @@ impl CompositeStorage {
 
 /// What the driver of many regions needs of its node.
 impl CompositeStorage {
+    /// What checks it. To be held weakly: it holds the stores.
+    pub(crate) fn health_checker(&self) -> &Arc<HealthChecker> {
+        &self.health
+    }
+
     /// What every region shares.
     pub(crate) fn engines(&self) -> &Arc<Engines> {
         &self.engines

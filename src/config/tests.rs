@@ -257,7 +257,6 @@ fn a_value_out_of_range_is_refused_with_its_key() {
             "flush_policy: {batched: {interval_ms: 1, threshold: 0}}",
             "at least 1",
         ),
-        ("health_interval_ms: 0", "at least 1"),
         ("rocksdb: {write_buffers_max: 1}", "2 to 64"),
         ("rocksdb: {block_cache_bytes: 0}", "at least 1"),
         ("rocksdb: {write_buffer_bytes: 1KiB}", "at least 65536"),

@@ -78,6 +78,10 @@ impl FileSystem for MeteredFs {
         self.inner.exists(path)
     }
 
+    fn free_bytes(&self, path: &Path) -> Result<Option<u64>> {
+        self.inner.free_bytes(path)
+    }
+
     fn lock(&self, path: &Path) -> Result<Box<dyn FileLock>> {
         self.inner.lock(path)
     }

@@ -31,6 +31,7 @@ use crate::snapshot_store::RaftSnapshotStorage;
 
 use fs::MeteredFs;
 pub(crate) use node::{NodeMetrics, NodeStats};
+pub(crate) use snapshots::DamagedSnapshots;
 use snapshots::MeteredSnapshots;
 pub use table::METRICS;
 
@@ -91,13 +92,18 @@ impl Stopwatch {
 pub(crate) struct MeteredParts {
     log: Arc<MeteredFs>,
     snapshots: Arc<MeteredFs>,
+    damaged: Arc<DamagedSnapshots>,
 }
 
 impl MeteredParts {
     pub fn new(fs: &Arc<dyn FileSystem>) -> Self {
         let wrap = || MeteredFs::wrap(Arc::clone(fs));
         let (log, snapshots) = (wrap(), wrap());
-        MeteredParts { log, snapshots }
+        MeteredParts {
+            log,
+            snapshots,
+            damaged: Arc::default(),
+        }
     }
 
     /// The file system of the log.
@@ -110,6 +116,11 @@ impl MeteredParts {
         Arc::clone(&self.snapshots) as Arc<dyn FileSystem>
     }
 
+    /// The snapshots that are found damaged.
+    pub fn damaged(&self) -> &Arc<DamagedSnapshots> {
+        &self.damaged
+    }
+
     /// Measures from now on, for the store of this id. The snapshots are what measures them.
     pub fn begin(
         &self,
@@ -119,7 +130,7 @@ impl MeteredParts {
         let scope = Scope::new(store_id);
         self.log.begin(&scope, "log");
         self.snapshots.begin(&scope, "snapshots");
-        MeteredSnapshots::wrap(snapshots, &scope)
+        MeteredSnapshots::wrap(snapshots, &self.damaged, &scope)
     }
 }
 

@@ -1,18 +1,19 @@
 //! A snapshot storage that measures what is done with it. Uses: snapshot_store.
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use metrics::{Counter, Histogram};
 
 use super::{Scope, Stopwatch};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::snapshot_store::{
     CleanUp, RaftSnapshotStorage, Retention, SnapshotFile, SnapshotInfo, SnapshotKey, SnapshotMeta,
     SnapshotReader, SnapshotReceiver, SnapshotReport, SnapshotTransfer, SnapshotWriter,
 };
-use crate::types::RegionId;
+use crate::types::{PROBE_REGION, RegionId};
 
 /// The handles of one thing that happens to snapshots.
 #[derive(Clone)]
@@ -51,9 +52,31 @@ impl EventMetrics {
     }
 }
 
-/// Another storage, measured. Everything is handed through.
+/// The snapshots that were found damaged and are still there.
+#[derive(Default)]
+pub(crate) struct DamagedSnapshots(Mutex<BTreeSet<SnapshotKey>>);
+
+impl DamagedSnapshots {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<SnapshotKey>> {
+        // Each change is one call.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is wrong, if anything is.
+    pub fn trouble(&self) -> Option<String> {
+        let damaged = self.lock();
+        let first = damaged.first()?;
+        let count = damaged.len();
+        Some(format!(
+            "{count} snapshots are damaged, the first is {first}"
+        ))
+    }
+}
+
+/// Another storage, measured. Everything is handed through; what a check of the health does is not seen.
 pub(crate) struct MeteredSnapshots {
     inner: Arc<dyn RaftSnapshotStorage>,
+    damaged: Arc<DamagedSnapshots>,
     build: EventMetrics,
     receive: EventMetrics,
     verify: EventMetrics,
@@ -62,9 +85,14 @@ pub(crate) struct MeteredSnapshots {
 
 impl MeteredSnapshots {
     /// Measures `inner`.
-    pub fn wrap(inner: Arc<dyn RaftSnapshotStorage>, scope: &Scope) -> Arc<Self> {
+    pub fn wrap(
+        inner: Arc<dyn RaftSnapshotStorage>,
+        damaged: &Arc<DamagedSnapshots>,
+        scope: &Scope,
+    ) -> Arc<Self> {
         Arc::new(MeteredSnapshots {
             inner,
+            damaged: Arc::clone(damaged),
             build: EventMetrics::new(scope, "build"),
             receive: EventMetrics::new(scope, "receive"),
             verify: EventMetrics::new(scope, "verify"),
@@ -82,6 +110,9 @@ impl MeteredSnapshots {
 
 impl RaftSnapshotStorage for MeteredSnapshots {
     fn create(&self, meta: SnapshotMeta) -> Result<Box<dyn SnapshotWriter>> {
+        if meta.region.region_id() == PROBE_REGION {
+            return self.inner.create(meta);
+        }
         let created = self.inner.create(meta);
         if created.is_err() {
             self.build.failed();
@@ -90,9 +121,16 @@ impl RaftSnapshotStorage for MeteredSnapshots {
     }
 
     fn open(&self, key: &SnapshotKey) -> Result<Box<dyn SnapshotReader>> {
-        let inner = self.inner.open(key)?;
-        let damaged = self.verify.failures.clone();
-        Ok(Box::new(Watched { inner, damaged }))
+        let inner = self.inner.open(key);
+        if let Err(Error::Corruption { .. }) = &inner {
+            self.verify.failed();
+            self.damaged.lock().insert(*key);
+        }
+        Ok(Box::new(Watched {
+            inner: inner?,
+            failures: self.verify.failures.clone(),
+            damaged: Arc::clone(&self.damaged),
+        }))
     }
 
     fn send(&self, key: &SnapshotKey) -> Result<Box<dyn SnapshotFile>> {
@@ -115,7 +153,11 @@ impl RaftSnapshotStorage for MeteredSnapshots {
     }
 
     fn list(&self, region: Option<RegionId>) -> Result<Vec<SnapshotInfo>> {
-        self.inner.list(region)
+        let mut infos = self.inner.list(region)?;
+        if region != Some(PROBE_REGION) {
+            infos.retain(|info| info.key.region != PROBE_REGION);
+        }
+        Ok(infos)
     }
 
     fn latest(&self, region: RegionId) -> Result<Option<SnapshotInfo>> {
@@ -125,6 +167,12 @@ impl RaftSnapshotStorage for MeteredSnapshots {
     fn delete(&self, key: &SnapshotKey) -> Result<()> {
         let start = Stopwatch::start();
         let removed = self.inner.delete(key);
+        if key.region == PROBE_REGION {
+            return removed;
+        }
+        if removed.is_ok() {
+            self.damaged.lock().remove(key);
+        }
         self.remove.ended(&removed, |()| 0, start);
         removed
     }
@@ -135,8 +183,10 @@ impl RaftSnapshotStorage for MeteredSnapshots {
         if report.is_intact() {
             let found = Ok(report.content_bytes);
             self.verify.ended(&found, |bytes| *bytes, start);
+            self.damaged.lock().remove(key);
         } else {
             self.verify.failed();
+            self.damaged.lock().insert(*key);
         }
         Ok(report)
     }
@@ -158,6 +208,12 @@ impl RaftSnapshotStorage for MeteredSnapshots {
             self.remove.count.increment(*removed);
             self.remove.bytes.increment(*removed_bytes);
             self.remove.seconds.record(start.elapsed());
+        }
+        if let Ok(infos) = self.inner.list(None) {
+            let is_there = |key: &SnapshotKey| infos.iter().any(|info| info.key == *key);
+            // One whose head cannot be read is not listed, and not removed by a policy either.
+            let mut damaged = self.damaged.lock();
+            damaged.retain(|key| is_there(key) || self.inner.send(key).is_ok());
         }
         cleaned
     }
@@ -230,14 +286,16 @@ impl SnapshotReceiver for Metered<dyn SnapshotReceiver> {
 /// A reader, of which damage is counted.
 struct Watched {
     inner: Box<dyn SnapshotReader>,
-    damaged: Counter,
+    failures: Counter,
+    damaged: Arc<DamagedSnapshots>,
 }
 
 impl Read for Watched {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let read = self.inner.read(buffer);
         if matches!(&read, Err(error) if error.kind() == ErrorKind::InvalidData) {
-            self.damaged.increment(1);
+            self.failures.increment(1);
+            self.damaged.lock().insert(self.inner.info().key);
         }
         read
     }

@@ -81,4 +81,6 @@ pub const METRICS: &[Metric] = &[
     by("direction", &["sent", "received"], plain("peerstore_transport_snapshot_bytes_total", Counter, Bytes, "snapshot files between stores")),
     by("direction", &["accepted", "connected"], plain("peerstore_transport_connections_total", Counter, Count, "connections that other stores, and that this store opened")),
     plain("peerstore_transport_refused_total", Counter, Count, "connections, messages and snapshots of others that were refused"),
+    by("layer", &["log", "snapshots", "data", "regions", "overall"], plain("peerstore_health", Gauge, Count, "0 healthy, 1 degraded, 2 unhealthy, as of the last check")),
+    plain("peerstore_health_check_seconds", Histogram, Seconds, "how long a check of the health took"),
 ];

@@ -10,6 +10,7 @@ use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
 
+use super::batch::Encoded;
 use super::checkpoint::Position;
 use super::entries::Compressor;
 use super::format::{Identity, SegmentId};
@@ -24,6 +25,7 @@ use super::upkeep::Upkeep;
 use super::writer::Writer;
 use crate::error::{Error, Result};
 use crate::fs::FileSystem;
+use crate::raft_log::LogBatch;
 
 /// An open log. Locks are taken in the order of the fields; none is held while a reader reads.
 pub(super) struct Core {
@@ -140,6 +142,12 @@ impl Core {
 
     pub fn write_tables(&self) -> RwLockWriteGuard<'_, Tables> {
         self.tables.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// # Errors
+    /// As [`Encoded::of`].
+    pub fn encode(&self, batch: &LogBatch) -> Result<Encoded> {
+        Encoded::of(batch, &self.compressor, self.queue.spare())
     }
 
     /// # Errors

@@ -78,8 +78,8 @@ impl Core {
     pub fn write_group(&self, group: &mut [Request]) -> Result<(), Refusal> {
         let mut active = lock(&self.active);
         let must_sync = group.iter().any(|request| request.sync);
-        let dir: usize = group.iter().map(|r| r.encoded.dir.len()).sum();
-        let data: usize = group.iter().map(|r| r.encoded.data.len()).sum();
+        let dir: usize = group.iter().map(|r| r.encoded.dir().len()).sum();
+        let data: usize = group.iter().map(|r| r.encoded.data().len()).sum();
         if dir > 0 {
             let most = (FRAME_HEAD_MAX + dir + data) as u64;
             if !active.open.as_ref().is_some_and(|open| open.has_room(most)) {
@@ -142,15 +142,15 @@ impl Core {
         let frame = buffer.len();
         head.encode(buffer);
         for request in group.iter() {
-            buffer.extend_from_slice(&request.encoded.dir);
+            buffer.extend_from_slice(request.encoded.dir());
         }
         let mut place = head.data_start();
         for request in group.iter_mut() {
             let encoded = &mut request.encoded;
             let at = buffer.len();
-            buffer.extend_from_slice(&encoded.data);
+            buffer.extend_from_slice(encoded.data());
             encoded.place(open.seed, place, &mut buffer[at..]);
-            place += encoded.data.len() as u64;
+            place += encoded.data().len() as u64;
         }
         head.seal(open.seed, &mut buffer[frame..]);
         buffer.resize(length, 0);
@@ -225,7 +225,7 @@ impl Core {
         let counters = &self.counters;
         let entries: u64 = group.iter().map(|r| r.encoded.entries).sum();
         let bytes: u64 = group.iter().map(|r| r.encoded.bytes).sum();
-        let batches = group.iter().filter(|r| !r.encoded.dir.is_empty()).count();
+        let batches = group.iter().filter(|r| !r.encoded.dir().is_empty()).count();
         add(&counters.writes, batches as u64);
         add(&counters.groups, 1);
         add(&counters.entries, entries);

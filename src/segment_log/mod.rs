@@ -41,7 +41,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use raft::eraftpb::Entry;
 
-use self::batch::Encoded;
 use self::core::Core;
 use crate::error::{Error, Result};
 use crate::fs::{FileLock, FileSystem};
@@ -160,7 +159,7 @@ impl SegmentLog {
     /// `InvalidArgument` if its entries are not contiguous; `Poisoned`. Everything else is the
     /// ticket's to say: what [`RaftLogStorage::write`] says.
     pub fn submit(&self, batch: &LogBatch, durability: Durability) -> Result<Ticket<()>> {
-        let encoded = Encoded::of(batch, &self.core.compressor)?;
+        let encoded = self.core.encode(batch)?;
         let sync = durability == Durability::Synced && !batch.is_empty();
         self.core.submit(encoded, sync)
     }
@@ -285,7 +284,7 @@ impl RaftLogStorage for SegmentLog {
         if batch.is_empty() {
             return Ok(());
         }
-        let encoded = Encoded::of(batch, &self.core.compressor)?;
+        let encoded = self.core.encode(batch)?;
         let sync = durability == Durability::Synced;
         self.core.submit_and_wait(encoded, sync)
     }
@@ -342,6 +341,11 @@ impl RaftLogStorage for SegmentLog {
             segments: tables.segments.len() as u64,
             disk_bytes: infos.map(|info| info.segment.size).sum(),
             live_bytes: tables.index.usages.total().bytes,
+            spare_segments: self.core.pool.ready() as u64,
+            spare_segments_wanted: match self.core.options.background {
+                true => self.core.options.spare_segments as u64,
+                false => 0,
+            },
             copied_bytes: self.core.counters.copied_bytes.load(Relaxed),
         }
     }

@@ -25,6 +25,8 @@ pub(super) struct Request {
 #[derive(Default)]
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
+    /// The memory of small batches that were written.
+    spares: Mutex<Vec<Encoded>>,
 }
 
 #[derive(Default)]
@@ -80,7 +82,7 @@ impl Waiting {
     fn take(&mut self, bytes_max: usize) -> Group {
         let mut bytes = 0;
         let fits = |request: &Request| {
-            bytes += request.encoded.dir.len() + request.encoded.data.len();
+            bytes += request.encoded.dir().len() + request.encoded.data().len();
             bytes <= bytes_max
         };
         let fitting = self.requests.iter().map(fits).take_while(|fits| *fits);
@@ -109,6 +111,28 @@ impl Waiting {
         if group.iter().any(|request| request.sync) {
             self.last_sync = Some(Instant::now());
         }
+    }
+}
+
+/// How many batches' memory is kept.
+const SPARES_MAX: usize = 128;
+
+impl Queue {
+    /// Memory for a batch. Whoever would have to wait for it makes its own.
+    pub fn spare(&self) -> Encoded {
+        let spares = self.spares.try_lock().ok();
+        spares
+            .and_then(|mut spares| spares.pop())
+            .unwrap_or_default()
+    }
+
+    fn keep(&self, written: impl Iterator<Item = Request>) {
+        let kept = written
+            .map(|request| request.encoded)
+            .filter(Encoded::is_kept);
+        let mut spares = lock(&self.spares);
+        let room = SPARES_MAX.saturating_sub(spares.len());
+        spares.extend(kept.take(room));
     }
 }
 
@@ -207,6 +231,7 @@ impl Core {
         let others = waiting.requests.len();
         waiting.pace.answered(1, others);
         self.pass_on(waiting);
+        self.queue.keep(std::iter::once(request));
         outcome
     }
 
@@ -235,7 +260,7 @@ impl Core {
             .take_wakers(answered)
             .into_iter()
             .for_each(Waker::wake);
-        requests.clear();
+        self.queue.keep(requests.drain(..));
         let mut waiting = lock(&self.queue.waiting);
         waiting.spare = requests;
         waiting

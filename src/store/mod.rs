@@ -41,6 +41,7 @@ pub use options::{ExpiryOptions, StoreOptions};
 pub use shared::{RegionProgress, RegionStage, RegionStatus, StoreStats};
 pub use stepped::{SteppedStore, StorePart};
 
+use crate::health::HealthChecker;
 use crate::mailbox::Sender;
 use crate::peer_storage::Engines;
 use crate::proto::RegionLocalState;
@@ -113,4 +114,6 @@ pub(crate) struct Handle {
     waiting_bytes_max: u64,
     store_id: u64,
     metrics: Arc<StoreMetrics>,
+    // It holds the stores, as the engines do.
+    health: Weak<HealthChecker>,
 }

@@ -138,6 +138,22 @@ impl Shared {
         *count == 1
     }
 
+    /// The regions that were stopped by an error, as words, if there are any.
+    pub fn stopped_regions(&self) -> Option<String> {
+        let regions = self.regions.read().unwrap_or_else(|p| p.into_inner());
+        let mut stopped = regions
+            .iter()
+            .filter_map(|(id, status)| match &status.state {
+                RegionStage::Stopped(reason) => Some((id, reason)),
+                _ => None,
+            });
+        let (region, reason) = stopped.next()?;
+        let count = 1 + stopped.count();
+        Some(format!(
+            "{count} regions were stopped, the first is {region}: {reason}"
+        ))
+    }
+
     /// The counts as of now.
     pub fn stats(&self) -> StoreStats {
         let counts = &self.counts;

@@ -178,7 +178,12 @@ impl Assembly {
             waiting_bytes_max: options.waiting_bytes_max,
             store_id: node.store_id(),
             metrics: Arc::new(StoreMetrics::new(node.store_id())),
+            health: Arc::downgrade(node.health_checker()),
         };
+        node.health_checker().add_source({
+            let shared = Arc::downgrade(&shared);
+            Box::new(move || shared.upgrade()?.stopped_regions())
+        });
         let done = done_sender(sender.clone());
         node.set_waker({
             let done = Arc::clone(&done);

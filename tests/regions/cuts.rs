@@ -6,7 +6,7 @@ use crate::world::{Cut, World};
 /// With this in the environment, every step in RocksDB too: minutes instead of seconds.
 const ALL: &str = "PEERSTORE_REGIONS_ALL";
 /// Without it, every step is tried in memory, about so many with segments for each kind of death,
-const SEGMENTS_CUTS: u64 = 40;
+const SEGMENTS_CUTS: u64 = 15;
 /// and so many in RocksDB.
 #[cfg(feature = "rocksdb")]
 const ROCKS_CUTS: u64 = 8;

@@ -9,4 +9,5 @@ mod node;
 mod observed;
 mod space;
 mod support;
+mod together;
 mod upkeep;
