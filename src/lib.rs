@@ -194,7 +194,7 @@ pub use proto::{
     RaftLocalState, RaftTruncatedState, Region, RegionEpoch, RegionLocalState, StoreIdent,
 };
 pub use raft_log::{LogBatch, LogOp, LogStats, LogUsage, RaftLogStorage};
-pub use reader::{Reader, VisitExpiring};
+pub use reader::Reader;
 pub use scan::{Cursor, Page, Scan};
 pub use snapshot_data::{RaftSnapshotData, SNAPSHOT_DATA_VERSION};
 pub use snapshot_store::{

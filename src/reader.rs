@@ -37,9 +37,6 @@ pub struct Reader {
     region: Arc<RegionLocalState>,
 }
 
-/// Takes a key, its value and when that expires; breaks to end the scan.
-pub type VisitExpiring<'a> = dyn FnMut(&[u8], &[u8], u64) -> Result<ControlFlow<()>> + 'a;
-
 impl Reader {
     /// Reads `region` in a view that the caller has taken: as old as the view is, and no newer.
     pub fn over(view: Box<dyn DataView>, region: Region) -> Self {
@@ -133,7 +130,11 @@ impl Reader {
     ///
     /// # Errors
     /// As [`Reader::scan`].
-    pub fn scan_expiring(&self, range: &KeyRange, visit: &mut VisitExpiring<'_>) -> Result<()> {
+    pub fn scan_expiring(
+        &self,
+        range: &KeyRange,
+        mut visit: impl FnMut(&[u8], &[u8], u64) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
         self.check(range, &range.start)?;
         let now_ms = self.expiry_clock()?;
         self.view.scan(
@@ -211,7 +212,7 @@ mod tests {
     /// The keys that expire in `range`, with their times.
     fn expiring(reader: &Reader, range: &KeyRange) -> Result<Vec<String>> {
         let mut found = Vec::new();
-        reader.scan_expiring(range, &mut |key, value, expires_at_ms| {
+        reader.scan_expiring(range, |key, value, expires_at_ms| {
             let (key, value) = (key.escape_ascii(), value.escape_ascii());
             found.push(format!("{key}={value} until {expires_at_ms}"));
             Ok(ControlFlow::Continue(()))

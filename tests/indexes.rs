@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use peerstore::memory::{MemoryData, WriteFault};
 use peerstore::{
-    AppBatch, ApplicationDataStorage, ApplyBatch, Cursor, DataRead, Durability, Error, Extractor,
-    IndexQuery, IndexedData, KeyRange, Keyspace, KvCommand, KvStateMachine, Page, Result,
+    AppBatch, AppOp, ApplicationDataStorage, ApplyBatch, Cursor, DataRead, Durability, Error,
+    Extractor, IndexQuery, IndexedData, KeyRange, Keyspace, KvCommand, KvStateMachine, Page,
+    Result,
 };
 use proptest::prelude::*;
 
@@ -278,6 +279,45 @@ fn a_half_built_index_answers_nothing_until_it_is_whole() {
     let got = failing.query("words", &IndexQuery::exact("red"));
     assert!(matches!(got, Err(Error::IndexNotReady { .. })), "{got:?}");
     assert_agrees(&open(&(store as _)));
+}
+
+#[test]
+fn a_snapshot_with_an_index_whose_extractor_is_missing_is_refused_and_nothing_is_changed() {
+    over_both(|store| {
+        let declared = {
+            let (data, all) = (open(&(Arc::new(MemoryData::new()) as _)), KeyRange::all());
+            let mut batch = ApplyBatch::new(&data, &all);
+            assert!(batch.declare_index("words").unwrap());
+            let AppOp::Put { value, .. } = batch.writes().ops().next().unwrap() else {
+                panic!("a record is put")
+            };
+            value.to_vec()
+        };
+        let data = IndexedData::open(store.clone(), [("first", first())]).unwrap();
+        put(&data, &[("1", "red")]);
+        let mut import = data.begin_import(&KeyRange::all()).unwrap();
+        let refused = import.put(Keyspace::Index, b"", &declared);
+        assert!(
+            matches!(refused, Err(Error::IndexWithoutExtractor { .. })),
+            "{refused:?}"
+        );
+        drop(import);
+        assert_eq!(
+            data.get(Keyspace::Data, b"1").unwrap(),
+            Some(b"red".to_vec())
+        );
+        // With the extractor it is built on the way in.
+        let data = open(&store);
+        let mut import = data.begin_import(&KeyRange::all()).unwrap();
+        import.put(Keyspace::Data, b"2", b"red").unwrap();
+        import.put(Keyspace::Index, b"", &declared).unwrap();
+        import.finish().unwrap();
+        assert_eq!(exact(&data, "red"), "2");
+        // It goes with the record that it is there for.
+        let import = data.begin_import(&KeyRange::all()).unwrap();
+        import.finish().unwrap();
+        assert!(data.indexes().is_empty());
+    });
 }
 
 /// A node in `dir`, or in memory, whose config names an index.

@@ -3,7 +3,7 @@
 //! Every name is a row of [`METRICS`], with its kind, unit, label and meaning; nothing else can be
 //! registered. Handles are made once, when a node is opened, and used from then on; nothing is recorded
 //! for each entry, only for each batch, group or file. What is counted anyway ([`LogStats`],
-//! [`AppStats`](crate::AppStats), [`CacheStats`](crate::CacheStats), [`StoreStats`](crate::StoreStats)) is
+//! [`AppStats`](crate::AppStats), [`CacheStats`], [`StoreStats`](crate::StoreStats)) is
 //! not counted twice: [`CompositeStorage::report_metrics`](crate::CompositeStorage::report_metrics) and
 //! [`Store::report_metrics`](crate::Store::report_metrics) show it when they are called, before a scrape.
 //!

@@ -1,11 +1,11 @@
 //! Three nodes of openraft in one process, on files, with a network in memory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use openraft::error::{InstallSnapshotError, RPCError, RaftError, RemoteError, Unreachable};
+use openraft::metrics::WaitError;
 use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
@@ -75,8 +75,11 @@ type Rpc<T, E = openraft::error::Infallible> =
     Result<T, RPCError<u64, BasicNode, RaftError<u64, E>>>;
 
 impl Way {
-    fn remote<T, E: std::error::Error>(&self, answer: Result<T, RaftError<u64, E>>) -> Rpc<T, E> {
-        answer.map_err(|e| RPCError::RemoteError(RemoteError::new(self.to, e)))
+    fn remote<E: std::error::Error>(
+        &self,
+        error: RaftError<u64, E>,
+    ) -> RPCError<u64, BasicNode, RaftError<u64, E>> {
+        RPCError::RemoteError(RemoteError::new(self.to, error))
     }
 }
 
@@ -87,7 +90,8 @@ impl RaftNetwork<TypeConfig> for Way {
         _: RPCOption,
     ) -> Rpc<AppendEntriesResponse<u64>> {
         let node = self.town.reach(self.from, self.to)?;
-        self.remote(node.append_entries(request).await)
+        let answer = node.append_entries(request).await;
+        answer.map_err(|e| self.remote(e))
     }
 
     async fn install_snapshot(
@@ -97,12 +101,14 @@ impl RaftNetwork<TypeConfig> for Way {
     ) -> Rpc<InstallSnapshotResponse<u64>, InstallSnapshotError> {
         let node = self.town.reach(self.from, self.to)?;
         self.town.lock().chunks += 1;
-        self.remote(node.install_snapshot(request).await)
+        let answer = node.install_snapshot(request).await;
+        answer.map_err(|e| self.remote(e))
     }
 
     async fn vote(&mut self, request: VoteRequest<u64>, _: RPCOption) -> Rpc<VoteResponse<u64>> {
         let node = self.town.reach(self.from, self.to)?;
-        self.remote(node.vote(request).await)
+        let answer = node.vote(request).await;
+        answer.map_err(|e| self.remote(e))
     }
 }
 
@@ -124,7 +130,7 @@ fn config() -> Arc<Config> {
 
 /// A test may wait for a condition, and is told which one it was.
 #[track_caller]
-fn came<T, E: Display>(result: Result<T, E>) -> T {
+fn came<T>(result: Result<T, WaitError>) -> T {
     result.unwrap_or_else(|e| panic!("it did not come to this: {e}"))
 }
 
@@ -202,6 +208,33 @@ impl Cluster {
         }
     }
 
+    /// Has the node build a snapshot up to `last`, and purge its log.
+    async fn snapshot_and_purge(&self, id: u64, last: u64) {
+        self.wait_for(id, last).await;
+        let node = self.node(id);
+        node.trigger().snapshot().await.expect("it runs");
+        let is_done = |m: &openraft::RaftMetrics<u64, BasicNode>| {
+            let reaches = |id: openraft::LogId<u64>| id.index >= last;
+            m.snapshot.is_some_and(reaches) && m.purged.is_some_and(reaches)
+        };
+        let wait = node.wait(Some(PATIENCE));
+        came(wait.metrics(is_done, "built, and the log purged").await);
+    }
+
+    /// The nodes are closed: what their files have of the last two entries is the same.
+    async fn compare_logs(&self, last: u64) {
+        let mut logs = Vec::new();
+        for site in self.sites.values() {
+            let (mut log, _machine) = site.open_when_free().await;
+            let state = log.get_log_state().await.expect("it is there");
+            assert!(state.last_log_id.is_some_and(|id| id.index >= last));
+            let entries = log.try_get_log_entries(last - 1..=last).await;
+            logs.push(entries.expect("they are there"));
+        }
+        assert_eq!(logs[0].len(), 2);
+        assert!(logs.iter().all(|other| *other == logs[0]));
+    }
+
     async fn wait_for(&self, id: u64, index: u64) {
         let wait = self.node(id).wait(Some(PATIENCE));
         came(
@@ -238,20 +271,10 @@ async fn run_cluster(backend: Backend) {
             .await;
     }
     for id in &rest {
-        cluster.wait_for(*id, last).await;
-        let node = cluster.node(*id);
-        node.trigger().snapshot().await.expect("it runs");
-        let wait = node.wait(Some(PATIENCE));
-        let is_built = |m: &openraft::RaftMetrics<u64, BasicNode>| {
-            m.snapshot.is_some_and(|s| s.index >= last) && m.purged.is_some_and(|p| p.index >= last)
-        };
-        came(wait.metrics(is_built, "built, and the log purged").await);
+        cluster.snapshot_and_purge(*id, last).await;
     }
-    assert!(
-        cluster.readers[&lagging]
-            .applied()
-            .is_some_and(|id| id.index < last)
-    );
+    let applied = cluster.readers[&lagging].applied();
+    assert!(applied.is_some_and(|id| id.index < last));
     cluster.town.lock().cut_off.clear();
     cluster.wait_for(lagging, last).await;
     let chunks = cluster.town.lock().chunks;
@@ -268,26 +291,14 @@ async fn run_cluster(backend: Backend) {
         cluster.wait_for(id, last).await;
     }
 
-    let data: Vec<_> = ALL.map(|id| everything(&cluster.readers[&id])).into();
-    assert_eq!(data[0], expected);
-    assert!(data.iter().all(|other| *other == data[0]));
+    for id in ALL {
+        cluster.wait_for(id, last).await;
+        assert_eq!(everything(&cluster.readers[&id]), expected, "node {id}");
+    }
     for id in ALL {
         cluster.close(id).await;
     }
-    // What is in the logs of two nodes is the same in both.
-    let mut logs = Vec::new();
-    for id in ALL {
-        let (mut log, _machine) = cluster.sites[&id].open_when_free().await;
-        let state = log.get_log_state().await.expect("it is there");
-        assert!(state.last_log_id.is_some_and(|log_id| log_id.index >= last));
-        logs.push(
-            log.try_get_log_entries(last - 1..=last)
-                .await
-                .expect("they are there"),
-        );
-    }
-    assert_eq!(logs[0].len(), 2);
-    assert!(logs.iter().all(|other| *other == logs[0]));
+    cluster.compare_logs(last).await;
 }
 
 #[test]

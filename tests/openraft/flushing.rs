@@ -30,13 +30,10 @@ struct HeldLog {
 }
 
 impl HeldLog {
-    fn hold(&self) {
+    /// Lets go when it is dropped: a test that fails must not hang.
+    fn hold(self: &Arc<Self>) -> Hold {
         *self.is_held.lock().unwrap() = true;
-    }
-
-    fn let_go(&self) {
-        *self.is_held.lock().unwrap() = false;
-        self.let_go.notify_all();
+        Hold(Arc::clone(self))
     }
 
     /// Waits until a write stands before its fsync.
@@ -47,6 +44,15 @@ impl HeldLog {
             .has_arrived
             .wait_timeout_while(arrived, patience, |arrived| *arrived < count);
         assert!(*waited.unwrap().0 >= count, "the writer never came");
+    }
+}
+
+struct Hold(Arc<HeldLog>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        *self.0.is_held.lock().unwrap() = false;
+        self.0.let_go.notify_all();
     }
 }
 
@@ -123,7 +129,7 @@ fn an_append_can_be_read_at_once_and_is_reported_when_it_is_durable() {
         let held = Arc::new(HeldLog::default());
         let (mut log, _machine) = groups(held.clone()).open(1).expect("a new group opens");
         let mut reader = log.get_log_reader().await;
-        held.hold();
+        let hold = held.hold();
         let mut appended = pin!(append(&mut log, vec![blank(log_id(1, 1, 0))]));
         assert!(!is_ready(appended.as_mut()));
         assert_eq!(
@@ -138,7 +144,7 @@ fn an_append_can_be_read_at_once_and_is_reported_when_it_is_durable() {
             [],
             "nothing is durable"
         );
-        held.let_go();
+        drop(hold);
         appended.await?;
         let after = held.log.crash_copy(0);
         assert!(
@@ -154,14 +160,14 @@ fn a_vote_is_durable_when_it_is_answered() {
     run_on_one_thread(async {
         let held = Arc::new(HeldLog::default());
         let (mut log, _machine) = groups(held.clone()).open(1).expect("a new group opens");
-        held.hold();
+        let hold = held.hold();
         {
             let vote = Vote::new(7, 3);
             let mut saved = pin!(log.save_vote(&vote));
             assert!(!is_ready(saved.as_mut()));
             held.wait_for_writes(1);
             assert!(!is_ready(saved.as_mut()), "answered before the fsync");
-            held.let_go();
+            drop(hold);
             saved.await?;
         }
         let after = Arc::new(held.log.crash_copy(0));
@@ -179,7 +185,7 @@ fn appends_of_many_groups_share_an_fsync() {
         let groups = groups(held.clone());
         let open = |id: u64| groups.open(id).expect("a new group opens").0;
         let mut logs: Vec<LogStore> = (1..=GROUPS).map(open).collect();
-        held.hold();
+        let hold = held.hold();
         let mut appends: Vec<_> = logs
             .iter_mut()
             .map(|log| Box::pin(append(log, vec![blank(log_id(1, 1, 0))])))
@@ -190,7 +196,7 @@ fn appends_of_many_groups_share_an_fsync() {
         for append in &mut appends[1..] {
             assert!(!is_ready(append.as_mut()));
         }
-        held.let_go();
+        drop(hold);
         for append in appends {
             append.await?;
         }

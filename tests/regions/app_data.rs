@@ -180,6 +180,11 @@ fn an_index_is_created_filled_and_dropped_by_commands_on_every_replica() {
         let gone = world.find(1, "words", &all);
         assert!(matches!(gone, Err(Error::IndexNotFound { .. })), "{gone:?}");
         world.assert_same(&[1]);
+        for (id, running) in &world.running {
+            let left = running.app.query_index("words", &all, &KeyRange::all());
+            let is_gone = matches!(left, Err(Error::IndexNotFound { .. }));
+            assert!(is_gone, "store {id} keeps the entries: {left:?}");
+        }
     });
 }
 

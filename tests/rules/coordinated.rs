@@ -28,7 +28,7 @@ fn single(rig: &Rig) -> PeerStorage {
 fn apply_one(storage: &mut PeerStorage, term: u64, key: &str, conf: Option<ConfState>) {
     let index = storage.last_index().unwrap() + 1;
     let entry = entry_with(term, index, b"");
-    storage.append(&[entry.clone()]).unwrap();
+    storage.append(std::slice::from_ref(&entry)).unwrap();
     let put = |_: &Entry, batch: &mut ApplyBatch<'_>| {
         batch.put(key, term.to_string());
         if let Some(conf) = conf.clone() {
@@ -427,7 +427,7 @@ fn bytes_make_a_snapshot_due_as_entries_do() {
     for index in 6..10 {
         assert!(!workers.step_snapshot(), "due too early, before {index}");
         let entry = entry_with(5, index, &[7; 30_000]);
-        storage.append(&[entry.clone()]).unwrap();
+        storage.append(std::slice::from_ref(&entry)).unwrap();
         storage.apply(&[entry], |_, _| Ok(())).unwrap();
     }
     assert!(workers.step_snapshot());
@@ -530,4 +530,34 @@ fn as_many_stay_as_the_config_says_and_any_of_them_can_be_gone_back_to() {
     // There is a way forward again.
     node.restore_from_snapshot(&keys[2]).unwrap();
     assert_eq!(node.open_region(1).unwrap().applied_index(), 29);
+}
+
+#[test]
+fn a_snapshot_whose_region_is_gone_before_it_is_made_leaves_nothing() {
+    let mut config = with_trailing(2);
+    config.snapshot.after_entries = 10;
+    let (node, workers, _) = stepped(&config);
+    let mut storage = node.create_region(&Region::single(1, 1)).unwrap();
+    fill(&mut storage, 5, 6..20);
+    storage.destroy().unwrap();
+    while workers.step_snapshot() {}
+    assert!(node.snapshots().list(None).unwrap().is_empty());
+    assert_eq!(node.metrics().snapshots_created, 0);
+}
+
+#[test]
+fn a_snapshot_without_its_record_is_no_snapshot() {
+    let rig = Rig::new(with_trailing(0));
+    let mut storage = single(&rig);
+    fill(&mut storage, 6, 6..21);
+    rig.trace.cut_after(0);
+    assert!(rig.node.create_coordinated_snapshot(1).is_err());
+    assert!(rig.snapshots.list(None).unwrap().is_empty());
+    assert_eq!(
+        (
+            storage.kept_snapshot_index(),
+            storage.first_index().unwrap()
+        ),
+        (0, 6)
+    );
 }

@@ -10,6 +10,7 @@ use d_engine_proto::common::{Entry, LogId};
 use crate::raft_state::RaftState;
 
 /// The log and the hard state of one raft group, in the log store of a node.
+#[derive(Debug)]
 pub struct PeerstoreEngine {
     log: Arc<PeerstoreLog>,
     meta: Arc<PeerstoreMeta>,
@@ -40,6 +41,7 @@ impl StorageEngine for PeerstoreEngine {
 /// The entries. Each call is one batch of the log store: all of it is there after a crash, or none.
 ///
 /// It blocks where it writes, as d-engine expects: its log has a thread of its own.
+#[derive(Debug)]
 pub struct PeerstoreLog(Arc<RaftState>);
 
 #[async_trait]
@@ -98,6 +100,7 @@ impl LogStore for PeerstoreLog {
 }
 
 /// The hard state. A vote is durable on return, whatever the persistence of entries.
+#[derive(Debug)]
 pub struct PeerstoreMeta(Arc<RaftState>);
 
 #[async_trait]

@@ -1,6 +1,7 @@
 //! The log of one raft group and what lies beside it: what is there, and the batches that change it. The
 //! log and the hard state share it, because both are in the same record. I/O through the log store only.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -319,6 +320,19 @@ impl RaftState {
     fn stored(&self) -> Stored {
         let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
         stored.clone()
+    }
+}
+
+impl fmt::Debug for RaftState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Stored { entries, record } = self.stored();
+        f.debug_struct("RaftState")
+            .field("region", &self.region)
+            .field("persistence", &self.persistence)
+            .field("entries", &entries)
+            .field("purged", &record.purged)
+            .field("hard_state", &record.hard_state)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,5 +1,6 @@
 //! d-engine's state machine: keys and values, those that expire among them, and how far they were applied.
 
+use std::fmt;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,7 +47,7 @@ pub(crate) struct Inner {
 }
 
 /// What is known of the data without reading it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Known {
     pub serving: Serving,
     pub applied: LogId,
@@ -292,7 +293,7 @@ impl Inner {
         }
         let (mut gone, mut first) = (Vec::new(), u64::MAX);
         let reader = self.reader()?;
-        let found = reader.scan_expiring(&KeyRange::all(), &mut |key, _, expires_at_ms| {
+        let found = reader.scan_expiring(&KeyRange::all(), |key, _, expires_at_ms| {
             match expires_at_ms <= now_ms {
                 true => gone.push(Bytes::copy_from_slice(key)),
                 false => first = first.min(expires_at_ms),
@@ -526,6 +527,15 @@ impl PeerstoreStateMachine {
         let inner = Arc::clone(&self.inner);
         let done = tokio::task::spawn_blocking(move || work(&inner)).await;
         done.unwrap_or_else(|e| Err(Error::Fatal(format!("the task of a snapshot: {e}"))))
+    }
+}
+
+impl fmt::Debug for PeerstoreStateMachine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerstoreStateMachine")
+            .field("region", &self.inner.region)
+            .field("known", &self.inner.known())
+            .finish_non_exhaustive()
     }
 }
 

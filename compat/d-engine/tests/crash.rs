@@ -72,7 +72,7 @@ async fn write_for_ever(home: &Home) -> Result<(), Error> {
             log.flush()?;
         }
         println!("persisted {last}");
-        let chunk: Vec<_> = (first..=last).map(|index| applied_as(index)).collect();
+        let chunk: Vec<_> = (first..=last).map(applied_as).collect();
         state_machine.apply_chunk(&chunk).await?;
         println!("applied {last}");
         if round % 20 == 0 {

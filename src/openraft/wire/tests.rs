@@ -14,6 +14,17 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// Whether the table of golden bytes in the documentation has these.
+#[track_caller]
+fn assert_documented(bytes: &[u8]) {
+    let text = include_str!("../../../docs/data-model.md").replace(' ', "");
+    let hex = hex(bytes);
+    assert!(
+        text.contains(&format!("|`{hex}`|")),
+        "{hex} is not in docs/data-model.md"
+    );
+}
+
 fn log_id(term: u64, node: u64, index: u64) -> LogId<u64> {
     LogId::new(CommittedLeaderId::new(term, node), index)
 }
@@ -34,12 +45,11 @@ fn entry(payload: EntryPayload<crate::openraft::TypeConfig>) -> Entry {
 
 #[test]
 fn entries_have_their_golden_bytes() {
-    let put = entry(EntryPayload::Normal(KvCommand::put("k", "v")));
-    let encoded = encode_entry(&put);
-    assert_eq!((encoded.term, encoded.index), (3, 9));
-    assert_eq!(encoded.entry_type as i32, 0);
-    assert_eq!(hex(&encoded.data), "0a060a016b120176");
-    assert_eq!(hex(&encoded.context), "c83eac02");
+    let put = encode_entry(&entry(EntryPayload::Normal(KvCommand::put("k", "v"))));
+    assert_eq!((put.term, put.index), (3, 9));
+    assert_eq!(put.entry_type as i32, 0);
+    assert_eq!(hex(&put.data), "0a060a016b120176");
+    assert_eq!(hex(&put.context), "c83eac02");
 
     let blank = encode_entry(&entry(EntryPayload::Blank));
     assert_eq!(
@@ -60,6 +70,8 @@ fn entries_have_their_golden_bytes() {
         "120308ac02",
     );
     assert_eq!(hex(&members.context), golden);
+    assert_documented(&put.context);
+    assert_documented(&members.context);
 }
 
 #[test]
@@ -81,6 +93,8 @@ fn states_have_their_golden_bytes() {
         hex(&record.encode_to_vec()),
         "080c 1200 200c 2806 ca3e07080610ac02180c d23e0a0a06080110021803 1200".replace(' ', "")
     );
+    assert_documented(&meta.encode_to_vec());
+    assert_documented(&record.encode_to_vec());
     let about = About {
         last_log_id: Some(log_id(6, 300, 12).into()),
         membership: (&stored).into(),
