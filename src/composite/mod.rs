@@ -129,7 +129,9 @@ impl CompositeStorage {
 
     fn stepped(mut opened: Opened) -> Result<(Self, SteppedWorkers)> {
         let wake = Arc::new(WakeUp::default());
-        let (parts, behind) = (&opened.parts, behind_options(&opened.config));
+        let metrics = Arc::new(NodeMetrics::new(&Scope::new(opened.ident.store_id)));
+        let behind = behind_options(&opened.config, &metrics);
+        let parts = &opened.parts;
         let (tasks, stepped) = SteppedWorkers::new(&parts.log, &parts.snapshots, &wake, behind);
         let health = opened.health(stepped.clock());
         let background = Background {
@@ -137,6 +139,7 @@ impl CompositeStorage {
             workers: Box::new(()),
             wake,
             clock: stepped.clock().clone(),
+            metrics,
         };
         let node = Self::assemble(opened, background, health)?;
         Ok((node, stepped))
@@ -144,8 +147,9 @@ impl CompositeStorage {
 
     fn start(mut opened: Opened) -> Result<Self> {
         let wake = Arc::new(WakeUp::default());
+        let metrics = Arc::new(NodeMetrics::new(&Scope::new(opened.ident.store_id)));
         let behind = match opened.config.persistence {
-            PersistenceStrategy::MemFirst => Some(behind_options(&opened.config)),
+            PersistenceStrategy::MemFirst => Some(behind_options(&opened.config, &metrics)),
             PersistenceStrategy::DiskFirst => None,
         };
         let parts = &opened.parts;
@@ -157,6 +161,7 @@ impl CompositeStorage {
             workers: Box::new((workers, HealthThread::start(&health)?)),
             wake,
             clock,
+            metrics,
         };
         Self::assemble(opened, background, health)
     }
@@ -180,7 +185,7 @@ impl CompositeStorage {
             app: parts.app,
             snapshots: parts.snapshots,
             cache: CacheBudget::new(config.entry_cache_bytes),
-            metrics: NodeMetrics::new(&Scope::new(ident.store_id)),
+            metrics: background.metrics,
             options: StorageOptions {
                 durability: config.effective_durability(),
                 inline_bytes_max: config.snapshot.inline_bytes_max,
@@ -406,13 +411,15 @@ struct Background {
     workers: Box<dyn Any + Send + Sync>,
     wake: Arc<WakeUp>,
     clock: Clock,
+    metrics: Arc<NodeMetrics>,
 }
 
-fn behind_options(config: &Config) -> BehindOptions {
+fn behind_options(config: &Config, metrics: &Arc<NodeMetrics>) -> BehindOptions {
     BehindOptions {
         durability: config.effective_durability(),
         flush: config.flush_policy,
         alone: config.sync_policy == SyncPolicy::Always,
+        metrics: Arc::clone(metrics),
     }
 }
 

@@ -274,7 +274,7 @@ pub struct Engines {
     /// The bytes that all entry caches share.
     pub cache: Arc<CacheBudget>,
     /// What is measured.
-    pub metrics: NodeMetrics,
+    pub metrics: Arc<NodeMetrics>,
     /// What was chosen.
     pub options: StorageOptions,
     /// Called when a worker has answered a region.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use super::write::linger_until;
+use crate::metrics::NodeMetrics;
 use crate::peer_storage::{BehindTask, WakeUp};
 use crate::persistence::FlushPolicy;
 use crate::raft_log::{LogBatch, RaftLogStorage};
@@ -21,7 +22,7 @@ pub(super) struct BehindQueue {
 }
 
 /// How they are written.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct BehindOptions {
     /// What they have survived when they are said to be durable.
     pub durability: Durability,
@@ -29,6 +30,8 @@ pub struct BehindOptions {
     pub flush: FlushPolicy,
     /// Whether each is a group of its own.
     pub alone: bool,
+    /// What is measured.
+    pub metrics: Arc<NodeMetrics>,
 }
 
 impl BehindQueue {
@@ -85,7 +88,10 @@ impl BehindQueue {
             Durability::Buffered => Durability::Buffered,
         };
         if failed.is_none()
-            && let Err(error) = self.log.write(&batch, durability)
+            && let Err(error) = self
+                .options
+                .metrics
+                .append(&batch, durability, || self.log.write(&batch, durability))
         {
             *failed = Some(error.to_string());
         }

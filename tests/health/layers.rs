@@ -221,3 +221,30 @@ fn a_region_whose_state_is_damaged_is_named() -> Result<()> {
     assert!(node.check_health().overall.is_healthy());
     Ok(())
 }
+
+#[cfg(feature = "rocksdb")]
+#[test]
+fn a_node_on_rocksdb_is_healthy_and_keeps_nothing_of_a_check() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        health_interval_ms: 0,
+        ..Config::default()
+    };
+    let limits = HealthLimits {
+        free_bytes_min: 1,
+        ..HealthLimits::default()
+    };
+    let builder = CompositeStorage::builder().config(config).dir(dir.path());
+    let node = builder.health_limits(limits).open()?;
+    node.create_region(&Region::single(1, 1))?;
+    let syncs = (node.log_stats().syncs, node.app_stats().syncs);
+    let health = node.check_health();
+    assert!(health.overall.is_healthy(), "{health}");
+    assert!(node.log_stats().syncs > syncs.0, "it is tried on the disk");
+    assert!(node.app_stats().syncs > syncs.1);
+    assert_eq!(node.log().regions()?, [RegionId(1)]);
+    let key = peerstore::keys::HEALTH_KEY;
+    assert_eq!(node.app().get(Keyspace::Store, key)?, None);
+    assert!(node.snapshots().list(Some(RegionId(u64::MAX)))?.is_empty());
+    Ok(())
+}

@@ -100,6 +100,28 @@ fn appends_applies_and_compactions_are_measured_by_batches() -> Result<()> {
 }
 
 #[test]
+fn what_is_written_behind_the_callers_is_measured_too() -> Result<()> {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let text = "{log: memory, app: memory, snapshot: {backend: memory}, persistence: mem_first}";
+    let config = Config::from_yaml_str(text)?;
+    let (node, workers) = metrics::with_local_recorder(&recorder, || {
+        CompositeStorage::builder().config(config).open_stepped()
+    })?;
+    let mut storage = node.create_region(&Region::single(1, 1))?;
+    let ticket = storage.submit_append(&[entry(6), entry(7)])?;
+    let entries = "peerstore_log_append_entries_sum{store=\"0\"}";
+    assert_eq!(
+        value(&recorder.handle(), entries),
+        0.0,
+        "nobody has written"
+    );
+    while workers.step_write() {}
+    ticket.wait(Duration::from_secs(60))?;
+    assert_eq!(value(&recorder.handle(), entries), 2.0);
+    Ok(())
+}
+
+#[test]
 fn a_write_that_fails_is_counted() -> Result<()> {
     let fs = MemFs::new();
     let (node, handle) = node(&fs)?;

@@ -108,7 +108,7 @@ fn check_values(body: &str) {
     assert!(sum(body, "peerstore_log_append_entries_sum", "", "") >= 100.0);
     assert!(
         sum(
-            &body,
+            body,
             "peerstore_log_append_seconds_count",
             "durability",
             "synced"
@@ -120,7 +120,7 @@ fn check_values(body: &str) {
     assert!(sum(body, "peerstore_log_entries", "", "") >= 100.0);
     assert!(
         sum(
-            &body,
+            body,
             "peerstore_transport_messages_total",
             "direction",
             "sent"
@@ -128,7 +128,7 @@ fn check_values(body: &str) {
     );
     assert!(
         sum(
-            &body,
+            body,
             "peerstore_transport_bytes_total",
             "direction",
             "received"
@@ -136,7 +136,7 @@ fn check_values(body: &str) {
     );
     assert!(
         sum(
-            &body,
+            body,
             "peerstore_transport_connections_total",
             "direction",
             "accepted"
@@ -160,8 +160,11 @@ fn check_labels(body: &str) {
         let metric = METRICS.iter().find(is_part);
         let metric = metric.unwrap_or_else(|| panic!("{name} is not in the table"));
         for (label, value) in labels {
+            if label == "store" {
+                stores.insert(value.to_string());
+                continue;
+            }
             let is_known = match (label, metric.label) {
-                ("store", _) => stores.insert(value.to_string()) || true,
                 ("le", _) => metric.kind == MetricKind::Histogram,
                 (label, Some((known, values))) => label == known && values.contains(&value),
                 _ => false,
