@@ -333,8 +333,10 @@ fn an_install_that_is_cut_anywhere_is_all_or_nothing() {
                 .get_current_snapshot()
                 .await?
                 .map(|s| s.meta.last_log_id);
+            let files = picture.snapshots.list(None).expect("memory lists").len();
             match applied.index {
                 1 => {
+                    assert_eq!(files, 0, "{what}: a file that was never installed stays");
                     assert_eq!(data, old, "{what}");
                     assert_eq!(state.last_log_id, Some(log_id(2, 1, 2)), "{what}");
                     assert_eq!(current, None, "{what}: a snapshot that was never installed");
@@ -386,7 +388,7 @@ fn nothing_that_was_answered_is_lost_by_the_append_log() {
                 assert_eq!(state.last_log_id, Some(log_id(1, 300, last)), "{lost:?}");
                 let seen = state.last_purged_log_id.map(|id| id.index);
                 // A purge is not fsynced by itself: what was purged may be there again.
-                assert!(seen == purged || seen < purged, "{seen:?}, {purged:?}");
+                assert!(seen <= purged, "{seen:?}, {purged:?}");
             }
             StorageResult::Ok(())
         };
