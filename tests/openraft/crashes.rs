@@ -437,11 +437,9 @@ fn a_reader_is_told_when_an_install_has_failed_half_way() {
             "{refused}"
         );
         // Who waits for it is not left waiting.
-        assert!(
-            log.blocking_append(vec![blank(log_id(2, 1, 10))])
-                .await
-                .is_err()
-        );
+        let behind = log.blocking_append(vec![blank(log_id(2, 1, 10))]);
+        let told = tokio::time::timeout(crate::support::PATIENCE, behind).await;
+        assert!(told.expect("it is told").is_err());
         // The next open goes on.
         let (_log, machine) = stores.cut(0, 0).open().expect("it opens again");
         assert_eq!(everything(&machine.reader()).len(), 9);
