@@ -71,11 +71,13 @@
 //! | bring a log or a data store of your own | [`RaftLogStorage`], [`ApplicationDataStorage`], [`CompositeStorage::from_parts`], and the suites of `conformance` |
 //! | scan page by page, or in transactions | [`Scan`], [`ReadTransaction`], [`TransactionalStorage`] |
 //! | let values expire, find keys by their values | [`KvCommand::PutUntil`], [`IndexedData`] |
-//! | take data out and in again | [`export_data`], [`import_data`] |
+//! | take data out and in again | [`export_data`], [`check_export`], [`import_data`] |
 //! | write a state machine, or take one of keys and values | [`StateMachine`], [`ApplyBatch`], [`KvStateMachine`] |
 //! | test against power cuts, failing disks and bad networks | [`memory`] |
 //! | run under openraft instead of raft-rs | `openraft`, with the feature of that name |
 //! | see a region | [`dot::live`] |
+//! | know whether a node is well | [`CompositeStorage::health`], [`NodeHealth`] |
+//! | watch a node | [`metrics`], [`Store::report_metrics`] |
 //! | know what an error asks of you | [`Error`], [`RecoveryError`] |
 //!
 //! # What it promises
@@ -124,17 +126,22 @@ mod error;
 mod expiry;
 mod export;
 mod fs;
+mod grouped_log;
+mod health;
+mod index;
 mod indexed;
 pub mod keys;
 mod kv;
 mod logger;
 mod mailbox;
 pub mod memory;
+pub mod metrics;
 mod node_dir;
 #[cfg(feature = "openraft")]
 pub mod openraft;
 mod peer;
 mod peer_storage;
+mod persistence;
 mod placement;
 mod proto;
 mod raft_log;
@@ -161,28 +168,32 @@ pub use app_store::{
     AppBatch, AppOp, AppStats, ApplicationDataStorage, DataImport, DataRead, DataView, Keyspace,
     Visit,
 };
-pub use composite::{CompositeStorage, Parts};
+pub use composite::{CompositeBuilder, CompositeMetrics, CompositeStorage, Parts, RaftLogStats};
 pub use config::{
-    AppBackend, AppendLogConfig, Config, LogBackend, RocksConfig, SnapshotBackend, SnapshotConfig,
-    StoreConfig, TlsConfig, TransportConfig,
+    AppBackend, AppendLogConfig, CompactionStyle, Config, LogBackend, MemoryConfig, RocksConfig,
+    SnapshotBackend, SnapshotConfig, StoreConfig, TlsConfig, TransportConfig,
 };
 pub use entry_cache::CacheStats;
 pub use error::{Error, RecoveryError, Result};
-pub use export::{export_data, import_data};
+pub use export::{check_export, export_data, import_data};
 pub use fs::{DiskFs, File, FileLock, FileSystem};
-pub use indexed::{Extractor, IndexQuery, IndexedData};
+pub use grouped_log::GroupedLog;
+pub use health::{HealthLimits, HealthStatus, NodeHealth};
+pub use index::IndexQuery;
+pub use indexed::{Extractor, IndexedData};
 pub use kv::{KvCommand, KvRefusal, KvReply, KvStateMachine};
 pub use logger::raft_logger;
 pub use peer::REGION_TRANSITIONS;
 pub use peer_storage::{
-    GcInput, GcPolicy, PeerStorage, SNAPSHOT_TRANSITIONS, SnapshotState, Staged,
+    GcInput, GcPolicy, PeerStorage, SNAPSHOT_TRANSITIONS, SnapshotPolicy, SnapshotState, Staged,
 };
+pub use persistence::{FlushPolicy, PersistenceStrategy, SyncPolicy};
 pub use placement::StaticPlacement;
 pub use proto::{
     INITIAL_INDEX, INITIAL_TERM, MergeState, Peer, PeerRole, PeerState, RaftApplyState,
     RaftLocalState, RaftTruncatedState, Region, RegionEpoch, RegionLocalState, StoreIdent,
 };
-pub use raft_log::{LogBatch, LogOp, LogStats, RaftLogStorage};
+pub use raft_log::{LogBatch, LogOp, LogStats, LogUsage, RaftLogStorage};
 pub use reader::Reader;
 pub use scan::{Cursor, Page, Scan};
 pub use snapshot_data::{RaftSnapshotData, SNAPSHOT_DATA_VERSION};
@@ -193,14 +204,14 @@ pub use snapshot_store::{
 };
 pub use state_machine::{ApplyBatch, Present, StateMachine};
 pub use store::{
-    ChangePeer, RegionProgress, RegionStage, RegionStatus, SteppedStore, Store, StoreOptions,
-    StorePart, StoreStats,
+    ChangePeer, ExpiryOptions, RegionProgress, RegionStage, RegionStatus, SteppedStore, Store,
+    StoreOptions, StorePart, StoreStats,
 };
 pub use ticket::Ticket;
 pub use transaction::{DataTransaction, ReadTransaction, TransactionalStorage, WriteTransaction};
 pub use transport::{
     ENTRIES_MAX, Inbox, MessageError, PeerBody, PeerMessage, Placement, RegionReport, StoreMessage,
-    Transport,
+    Transport, TransportStats,
 };
 pub use types::{Durability, KeyRange, LogPosition, PeerId, RegionId};
 pub use workers::SteppedWorkers;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use peerstore::memory::{MemoryData, WriteFault};
 use peerstore::{
-    AppBatch, ApplicationDataStorage, ApplyBatch, Cursor, DataRead, Durability, Error, Extractor,
-    IndexQuery, IndexedData, KeyRange, Keyspace, KvCommand, KvStateMachine, Page, Result,
+    AppBatch, AppOp, ApplicationDataStorage, ApplyBatch, Cursor, DataRead, Durability, Error,
+    Extractor, IndexQuery, IndexedData, KeyRange, Keyspace, KvCommand, KvStateMachine, Page,
+    Result,
 };
 use proptest::prelude::*;
 
@@ -278,6 +279,94 @@ fn a_half_built_index_answers_nothing_until_it_is_whole() {
     let got = failing.query("words", &IndexQuery::exact("red"));
     assert!(matches!(got, Err(Error::IndexNotReady { .. })), "{got:?}");
     assert_agrees(&open(&(store as _)));
+}
+
+#[test]
+fn a_snapshot_with_an_index_whose_extractor_is_missing_is_refused_and_nothing_is_changed() {
+    over_both(|store| {
+        let declared = {
+            let (data, all) = (open(&(Arc::new(MemoryData::new()) as _)), KeyRange::all());
+            let mut batch = ApplyBatch::new(&data, &all);
+            assert!(batch.declare_index("words").unwrap());
+            let AppOp::Put { value, .. } = batch.writes().ops().next().unwrap() else {
+                panic!("a record is put")
+            };
+            value.to_vec()
+        };
+        let data = IndexedData::open(store.clone(), [("first", first())]).unwrap();
+        put(&data, &[("1", "red")]);
+        let mut import = data.begin_import(&KeyRange::all()).unwrap();
+        let refused = import.put(Keyspace::Index, b"", &declared);
+        assert!(
+            matches!(refused, Err(Error::IndexWithoutExtractor { .. })),
+            "{refused:?}"
+        );
+        drop(import);
+        assert_eq!(
+            data.get(Keyspace::Data, b"1").unwrap(),
+            Some(b"red".to_vec())
+        );
+        // With the extractor it is built on the way in.
+        let data = open(&store);
+        let mut import = data.begin_import(&KeyRange::all()).unwrap();
+        import.put(Keyspace::Data, b"2", b"red").unwrap();
+        import.put(Keyspace::Index, b"", &declared).unwrap();
+        import.finish().unwrap();
+        assert_eq!(exact(&data, "red"), "2");
+        // It goes with the record that it is there for.
+        let import = data.begin_import(&KeyRange::all()).unwrap();
+        import.finish().unwrap();
+        assert!(data.indexes().is_empty());
+    });
+}
+
+/// A node in `dir`, or in memory, whose config names an index.
+fn node(dir: Option<&std::path::Path>, extractor: &str) -> Result<peerstore::CompositeStorage> {
+    let config = match dir {
+        Some(_) => "{log: append_log, indexes: [words]}",
+        None => "{app: memory, log: memory, snapshot: {backend: memory}, indexes: [words]}",
+    };
+    let config = peerstore::Config::from_yaml_str(config)?;
+    let builder = peerstore::CompositeStorage::builder().config(config);
+    let builder = match dir {
+        Some(dir) => builder.dir(dir),
+        None => builder,
+    };
+    builder.extractor(extractor, words()).open()
+}
+
+#[test]
+fn a_node_has_the_indexes_that_its_config_names() {
+    let node = node(None, "words").unwrap();
+    let mut batch = AppBatch::new();
+    batch.put(Keyspace::Data, "1", "red");
+    node.app().write(&batch, Durability::Buffered).unwrap();
+    let query = IndexQuery::exact("red");
+    let found = node.app().query_index("words", &query, &KeyRange::all());
+    assert_eq!(names(&found.unwrap()), "1");
+    assert!(node.app().has_extractor("words") && !node.app().has_extractor("first"));
+}
+
+#[cfg(feature = "rocksdb")]
+#[test]
+fn a_node_without_the_extractor_of_an_index_is_not_opened() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("node");
+    let refused = node(Some(&dir), "first").map(drop);
+    let is_right = |got: &Result<()>| matches!(got, Err(Error::IndexWithoutExtractor { name }) if name == "words");
+    assert!(is_right(&refused), "{refused:?}");
+    assert!(!dir.exists(), "nothing was touched");
+    drop(node(Some(&dir), "words").unwrap());
+    // Whoever writes past an index makes it wrong, so the store that has one needs it.
+    let config = peerstore::Config::from_yaml_str("log: append_log").unwrap();
+    let refused = peerstore::CompositeStorage::open(&dir, config).map(drop);
+    assert!(is_right(&refused), "{refused:?}");
+    let node = node(Some(&dir), "words").unwrap();
+    assert!(
+        node.app()
+            .query_index("words", &IndexQuery::prefix(""), &KeyRange::all())
+            .is_ok()
+    );
 }
 
 /// A store whose imports fail at their end.

@@ -91,3 +91,34 @@ fn a_merge_keeps_the_later_clock() {
 fn a_change_that_moves_no_bound_moves_no_clock() {
     assert_eq!(carried(&[("b", 5)], ("b", "m"), ("b", "m")), "nothing");
 }
+
+/// Data with a clock, and keys that expire at these times.
+fn expiring(clock: u64, times: impl IntoIterator<Item = u64>) -> MemoryData {
+    let data = data(&[("a", clock)]);
+    let mut batch = AppBatch::new();
+    for (number, expires_at_ms) in (0..).zip(times) {
+        let value = Some(Expiring {
+            expires_at_ms,
+            value: b"v",
+        });
+        let record = Record { clock: None, value };
+        batch.put(Keyspace::Ttl, format!("b{number:05}"), record.encode());
+    }
+    data.write(&batch, Durability::Buffered).unwrap();
+    data
+}
+
+#[test]
+fn something_has_expired_if_a_value_has_that_the_clock_has_not_passed() {
+    let range = KeyRange::new("a", "z");
+    let found = |data: &MemoryData, now_ms| has_expired(data, &range, now_ms).unwrap();
+    let data = expiring(5, [3, 5, 7, 9]);
+    for (now_ms, expected) in [(0, false), (5, false), (6, false), (7, true), (8, true)] {
+        assert_eq!(found(&data, now_ms), expected, "at {now_ms}");
+    }
+    assert!(!has_expired(&data, &KeyRange::new("a", "b"), 9).unwrap());
+    assert!(!found(&expiring(9, [3, 9]), 100), "all of it is gone");
+    // Of many that live on only some are looked at.
+    assert!(!found(&expiring(0, [9; 1_000]), 8));
+    assert!(found(&expiring(0, [9; 1_001]), 8));
+}
