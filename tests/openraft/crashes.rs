@@ -333,8 +333,10 @@ fn an_install_that_is_cut_anywhere_is_all_or_nothing() {
                 .get_current_snapshot()
                 .await?
                 .map(|s| s.meta.last_log_id);
+            let files = picture.snapshots.list(None).expect("memory lists").len();
             match applied.index {
                 1 => {
+                    assert_eq!(files, 0, "{what}: a file that was never installed stays");
                     assert_eq!(data, old, "{what}");
                     assert_eq!(state.last_log_id, Some(log_id(2, 1, 2)), "{what}");
                     assert_eq!(current, None, "{what}: a snapshot that was never installed");
@@ -386,7 +388,7 @@ fn nothing_that_was_answered_is_lost_by_the_append_log() {
                 assert_eq!(state.last_log_id, Some(log_id(1, 300, last)), "{lost:?}");
                 let seen = state.last_purged_log_id.map(|id| id.index);
                 // A purge is not fsynced by itself: what was purged may be there again.
-                assert!(seen == purged || seen < purged, "{seen:?}, {purged:?}");
+                assert!(seen <= purged, "{seen:?}, {purged:?}");
             }
             StorageResult::Ok(())
         };
@@ -435,11 +437,9 @@ fn a_reader_is_told_when_an_install_has_failed_half_way() {
             "{refused}"
         );
         // Who waits for it is not left waiting.
-        assert!(
-            log.blocking_append(vec![blank(log_id(2, 1, 10))])
-                .await
-                .is_err()
-        );
+        let behind = log.blocking_append(vec![blank(log_id(2, 1, 10))]);
+        let told = tokio::time::timeout(crate::support::PATIENCE, behind).await;
+        assert!(told.expect("it is told").is_err());
         // The next open goes on.
         let (_log, machine) = stores.cut(0, 0).open().expect("it opens again");
         assert_eq!(everything(&machine.reader()).len(), 9);

@@ -27,6 +27,8 @@ struct HeldLog {
     // How many writes have come to the fsync.
     arrived: Mutex<u64>,
     has_arrived: Condvar,
+    // The next write is refused, and this log does not mind the ones behind it.
+    refuses_next: Mutex<bool>,
 }
 
 impl HeldLog {
@@ -58,6 +60,10 @@ impl Drop for Hold {
 
 impl RaftLogStorage for HeldLog {
     fn write(&self, batch: &LogBatch, durability: Durability) -> Result<()> {
+        if std::mem::take(&mut *self.refuses_next.lock().unwrap()) {
+            let path = "log".into();
+            return Err(peerstore::Error::DiskFull { op: "write", path });
+        }
         if durability == Durability::Synced {
             self.log.write(batch, Durability::Buffered)?;
             *self.arrived.lock().unwrap() += 1;
@@ -230,6 +236,24 @@ fn a_failed_fsync_is_reported_and_never_retried() {
                 .await
                 .is_err()
         );
+        Ok(())
+    });
+}
+
+#[test]
+fn nothing_is_written_behind_what_was_refused() {
+    run_with(async {
+        let held = Arc::new(HeldLog::default());
+        let opened = groups(held.clone()).open(1);
+        let (mut log, _machine) = opened.expect("a new group opens");
+        *held.refuses_next.lock().unwrap() = true;
+        let refused = append(&mut log, vec![blank(log_id(1, 1, 0))]).await;
+        let refused = refused.expect_err("the disk is full").to_string();
+        assert!(refused.contains("no space left"), "{refused}");
+        // The log would take it, and would have a hole.
+        let next = append(&mut log, vec![blank(log_id(1, 1, 1))]).await;
+        let poisoned = next.expect_err("it would stand on nothing").to_string();
+        assert!(poisoned.contains("poisoned"), "{poisoned}");
         Ok(())
     });
 }

@@ -99,6 +99,8 @@ fn a_log_with_the_entry_0_is_not_an_empty_one() {
     desk.append(1, 0, 3);
     desk.truncate(1, Some(log_id(1, 0)));
     desk.assert_reopens(None, 0..1);
+    let left = desk.store.read_entry(REGION, 2).expect("memory reads");
+    assert_eq!(left, None, "what was cut takes no more space");
 }
 
 #[test]

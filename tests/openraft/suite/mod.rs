@@ -1,4 +1,8 @@
 //! openraft's own suite: every case of it by name, on each backend. Uses: the public API.
+#![allow(
+    clippy::duplicate_mod,
+    reason = "one list of the cases, once for each backend"
+)]
 
 use std::collections::BTreeSet;
 use std::process::Command;
