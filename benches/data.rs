@@ -1,23 +1,22 @@
 //! The application's data: point reads, scans and transactions, beside plain RocksDB doing the same.
 //!
 //! ```text
-//! cargo bench --bench data [-- --quick] [--only reads|cold|transactions] [--dir DIR]
+//! cargo bench --bench data [-- --quick] [--only reads|cold|indexes|transactions] [--dir DIR]
 //! ```
 
 mod support;
 
-use std::fs::File;
 use std::hint::black_box;
 use std::ops::ControlFlow;
-use std::os::fd::AsRawFd as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use peerstore::rocks::{RocksData, RocksOptions, RocksTransactions};
 use peerstore::{
-    AppBatch, ApplicationDataStorage, DataRead, Durability, KeyRange, Keyspace,
-    TransactionalStorage,
+    AppBatch, ApplicationDataStorage, DataRead, Durability, Extractor, IndexQuery, IndexedData,
+    KeyRange, Keyspace, TransactionalStorage,
 };
 use rocksdb::{
     Cache, ColumnFamilyDescriptor, DB, OptimisticTransactionDB, OptimisticTransactionOptions,
@@ -25,9 +24,11 @@ use rocksdb::{
 };
 use support::raw_rocks::{database, family, table};
 use support::table::{Report, Target, spread};
-use support::{Args, Outcome, Series, Took, clock, noise, take_turns};
+use support::{Args, Outcome, Series, Took, clock, files, noise, take_turns};
 
 const VALUE_BYTES: usize = 256;
+/// Of a table of the data.
+const BLOCK_BYTES: usize = 16 << 10;
 /// Calls under one reading of the clock.
 const CALLS: usize = 1_000;
 /// What a transaction writes.
@@ -44,6 +45,9 @@ fn main() -> Outcome {
     }
     if args.runs("cold") {
         cold(&args)?;
+    }
+    if args.runs("indexes") {
+        indexes(&args)?;
     }
     if args.runs("transactions") {
         transactions(&args)?;
@@ -227,20 +231,6 @@ fn scan_raw(raw: &DB, range: &KeyRange) -> Outcome<Took> {
     Ok(took)
 }
 
-/// Takes the files of `dir` out of the kernel's cache, as far as it lets us.
-fn forget_files(dir: &Path) -> Outcome {
-    for item in std::fs::read_dir(dir)? {
-        let path = item?.path();
-        if path.is_file() {
-            let file = File::open(path)?;
-            file.sync_all()?;
-            // SAFETY: a call about a descriptor that is open; it has no effect on memory.
-            unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
-        }
-    }
-    Ok(())
-}
-
 fn cold(args: &Args) -> Outcome {
     let count = args.pick(20_000, 400_000);
     // One key of each block at most, so that no read finds what another has brought.
@@ -249,9 +239,9 @@ fn cold(args: &Args) -> Outcome {
     for readers in [1, READERS] {
         let dir = args.disk()?;
         drop(fill(dir.path(), count)?);
-        forget_files(dir.path())?;
+        files::forget(dir.path())?;
         let data = RocksData::open(dir.path(), &options())?;
-        forget_files(dir.path())?;
+        files::forget(dir.path())?;
         let started = Instant::now();
         let read = |reader| {
             let own = shuffled(blocks).filter(move |n| n % readers == reader);
@@ -275,9 +265,73 @@ fn cold(args: &Args) -> Outcome {
             _ => Target::None,
         };
         report.row(&what, &[], (speed, "/s"), target);
+        drop(data);
+        let alone = files::random_reads(dir.path(), BLOCK_BYTES, blocks, readers)?;
+        let what = format!("- blocks of {BLOCK_BYTES} B without us, {readers} threads");
+        report.row(&what, &[], (alone, "/s"), Target::None);
     }
     report.print();
     Ok(())
+}
+
+/// Queries by an index, and what an index costs a write.
+fn indexes(args: &Args) -> Outcome {
+    let count = args.pick(5_000, 100_000);
+    let last_byte: Extractor = Arc::new(|key, _| vec![key[key.len() - 2..].to_vec()]);
+    let dirs = (args.memory()?, args.memory()?);
+    let plain = RocksData::open(dirs.0.path(), &options())?;
+    let indexed = Arc::new(RocksData::open(dirs.1.path(), &options())?);
+    let indexed = IndexedData::open(indexed, [("end", last_byte)])?;
+    indexed.create_index("end")?;
+    let value = noise(VALUE_BYTES);
+    let took = [
+        written(&plain, count, &value)?,
+        written(&indexed, count, &value)?,
+    ];
+    let mut report = Report::new("a secondary index, in memory", &[]);
+    let [plain, with_index] = took.map(|took| took / count as f64 * 1e6);
+    report.row("a put, 100 a batch", &[], (plain, " us"), Target::None);
+    report.row(
+        "the same with an index",
+        &[],
+        (with_index, " us"),
+        Target::None,
+    );
+    let queries = args.pick(200, 5_000);
+    let (found, took) = clock(|| -> Outcome<usize> {
+        let mut found = 0;
+        for n in shuffled(queries) {
+            let term = &key(n % count)[6..];
+            let page = indexed.query("end", &IndexQuery::exact(term).limit(10))?;
+            found += page.pairs.len();
+        }
+        Ok(found)
+    });
+    let speed = queries as f64 / took.wall.as_secs_f64();
+    let what = format!(
+        "queries of one term, {:.0} keys each",
+        found? as f64 / queries as f64
+    );
+    report.row(&what, &[], (speed, "/s"), Target::AtLeast(10_000.0));
+    report.print();
+    Ok(())
+}
+
+/// Writes `count` keys; how many seconds that takes.
+fn written(data: &dyn ApplicationDataStorage, count: usize, value: &[u8]) -> Outcome<f64> {
+    let (result, took) = clock(|| -> Outcome {
+        let mut batch = AppBatch::new();
+        for n in 0..count {
+            batch.put(Keyspace::Data, key(n), value);
+            if n % 100 == 99 {
+                data.write(&batch, Durability::Buffered)?;
+                batch.clear();
+            }
+        }
+        Ok(())
+    });
+    result?;
+    Ok(took.wall.as_secs_f64())
 }
 
 fn transactions(args: &Args) -> Outcome {
@@ -406,6 +460,13 @@ fn group_fsync(args: &Args) -> Outcome {
     let mut report = Report::new("synced transactions that share fsyncs, on disk", &[]);
     let what = format!("{WRITERS} writers, {PUTS} puts of {VALUE_BYTES} B each");
     report.row(&what, &[], (speed, "/s"), Target::AtLeast(1_000.0));
+    let alone = files::syncs(dir.path(), args.pick(100, 1_000))?;
+    report.row(
+        "- 1 KiB appended and synced without us, 1 thread",
+        &[],
+        (alone, "/s"),
+        Target::None,
+    );
     report.print();
     Ok(())
 }

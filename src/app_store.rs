@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use crate::error::{Error, Result};
+use crate::index::IndexQuery;
 use crate::scan::{Moment, Page, Scan};
 use crate::types::{Durability, KeyRange, RegionId};
 
@@ -11,7 +12,8 @@ use crate::types::{Durability, KeyRange, RegionId};
 pub enum Keyspace {
     /// The application's keys and values.
     Data,
-    /// Its secondary indexes.
+    /// Its secondary indexes: under the first key of a region, which of them it has, as the record that
+    /// [`ApplyBatch::declare_index`](crate::ApplyBatch::declare_index) makes; else as it likes.
     Index,
     /// Its values that expire, as the records that [`ApplyBatch::put_until`](crate::ApplyBatch::put_until)
     /// makes. Who writes other bytes here by hand keeps them, and cannot use what expires.
@@ -94,6 +96,23 @@ pub trait DataRead {
     fn page(&self, keyspace: Keyspace, scan: &Scan) -> Result<Page> {
         scan.page(self, keyspace, Moment::NOW)
     }
+
+    /// Whether an index of this name can be made of the data: [`IndexedData`](crate::IndexedData) was
+    /// opened with its extractor. Nothing else has indexes.
+    fn has_extractor(&self, name: &str) -> bool {
+        let _ = name;
+        false
+    }
+
+    /// What the index `name` finds in `range`, as of one moment.
+    ///
+    /// # Errors
+    /// `IndexNotFound` if there is none; `IndexNotReady`; `CursorInvalid` if the cursor is not of this
+    /// query; those of the store.
+    fn query_index(&self, name: &str, query: &IndexQuery, range: &KeyRange) -> Result<Page> {
+        let (_, _) = (query, range);
+        Err(Error::IndexNotFound { name: name.into() })
+    }
 }
 
 /// The data of every region of a node, and the states that move with it.
@@ -147,11 +166,13 @@ pub trait DataImport: Send {
     /// `InvalidArgument` if the order is broken or the key outside the range, else the store's.
     fn put(&mut self, keyspace: Keyspace, key: &[u8], value: &[u8]) -> Result<()>;
 
-    /// Clears the range and puts what was added in its place, durable on return. Not atomic: a crash
-    /// in between leaves the range cleared or half replaced; doing it again makes it right.
+    /// Clears the range and puts what was added in its place, durable on return. After a crash the range
+    /// is as it was or as the import brings it, never anything between. Views keep their moment; a read
+    /// of now may find the range cleared or filled in part until this returns.
     ///
     /// # Errors
-    /// Those of the store's writes.
+    /// Those of the store's writes. The store is to be opened again then, which finds the range as after
+    /// a crash.
     fn finish(self: Box<Self>) -> Result<()>;
 }
 

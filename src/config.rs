@@ -1,21 +1,31 @@
-//! How a node is set up: plain data, from code or from a YAML file. Uses: types, error. Reads one
+//! How a node is set up: plain data, from code, YAML or TOML. Uses: types, persistence, error. Reads one
 //! file when asked to, and never writes.
 //!
 //! Every key may be left out. A key that does not exist is an error, because a setting that is
-//! silently ignored is a setting that somebody relies on. `docs/config.example.yaml` shows them all.
+//! silently ignored is a setting that somebody relies on. `docs/config.example.yaml` and
+//! `docs/config.example.toml` show them all.
 
 use std::path::Path;
 
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::peer_storage::GcPolicy;
+use crate::peer_storage::{GcPolicy, SnapshotPolicy};
+use crate::persistence::{FlushPolicy, PersistenceStrategy, SyncPolicy};
 use crate::types::Durability;
 
+mod backends;
+mod document;
 mod driver;
+mod raft_storage;
 mod snapshot;
+mod toml_text;
+mod words;
 mod yaml;
 
+pub use backends::{
+    AppBackend, AppendLogConfig, CompactionStyle, LogBackend, MemoryConfig, RocksConfig,
+};
 pub use driver::{StoreConfig, TlsConfig, TransportConfig};
 pub use snapshot::{SnapshotBackend, SnapshotConfig};
 
@@ -41,10 +51,19 @@ pub struct Config {
     pub store_id: u64,
     /// What an acknowledged write has survived.
     pub durability: Durability,
+    /// Which fsync a write to the log waits for; `os` takes `durability` back to `buffered`.
+    pub sync_policy: SyncPolicy,
+    /// How long a group of writes waits for others.
+    pub flush_policy: FlushPolicy,
+    /// Whether entries can be read before they are on the disk.
+    pub persistence: PersistenceStrategy,
     /// Where the logs are kept.
     pub log: LogBackend,
     /// Where the application's data is kept.
     pub app: AppBackend,
+    /// The indexes that the data of a node has, which is opened with an extractor for each of them:
+    /// [`CompositeBuilder::extractor`](crate::CompositeBuilder::extractor).
+    pub indexes: Vec<String>,
     /// How snapshots are kept and built.
     pub snapshot: SnapshotConfig,
     /// The memory for the newest entries of all regions together.
@@ -54,67 +73,16 @@ pub struct Config {
     pub append_log: AppendLogConfig,
     /// The memory of RocksDB, where a store is in it.
     pub rocksdb: RocksConfig,
+    /// The limits of the stores that are in memory.
+    pub memory: MemoryConfig,
     /// When a log is compacted.
     pub gc: GcPolicy,
     /// How its regions are driven, by a [`Store`](crate::Store).
     pub store: StoreConfig,
     /// How it reaches the other stores.
     pub transport: TransportConfig,
-}
-
-/// Where the logs of a node are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogBackend {
-    /// In RocksDB.
-    Rocksdb,
-    /// In segment files of this crate's own, which are only appended to.
-    AppendLog,
-    /// In memory: gone with the process. For tests.
-    Memory,
-}
-
-/// Where the application's data is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AppBackend {
-    /// In RocksDB.
-    Rocksdb,
-    /// In memory: gone with the process. For tests.
-    Memory,
-}
-
-/// The segments of the append-only log.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AppendLogConfig {
-    /// The size of a segment file, a multiple of 4 KiB.
-    #[serde(deserialize_with = "crate::size::bytes")]
-    pub segment_bytes: u64,
-    /// How many segments are kept in reserve.
-    pub spare_segments: u64,
-    /// 0 syncs a group of writes as soon as it is there; more waits so long between two fsyncs.
-    pub flush_interval_ms: u64,
-    /// The memory for the newest frames of all regions.
-    #[serde(deserialize_with = "crate::size::bytes")]
-    pub ring_bytes: u64,
-    /// The memory for the places of entries, of which old ones are dropped beyond it.
-    #[serde(deserialize_with = "crate::size::bytes")]
-    pub index_bytes_max: u64,
-    /// Whether entries are compressed where that pays.
-    pub compress: bool,
-}
-
-/// The memory of RocksDB.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RocksConfig {
-    /// The cache of blocks read from disk, shared by all keyspaces.
-    #[serde(deserialize_with = "crate::size::bytes")]
-    pub block_cache_bytes: u64,
-    /// What one keyspace collects in memory before it writes a file.
-    #[serde(deserialize_with = "crate::size::bytes")]
-    pub write_buffer_bytes: u64,
+    /// How often the health of the node is looked at, by whoever watches it, in milliseconds.
+    pub health_interval_ms: u64,
 }
 
 impl Default for Config {
@@ -125,6 +93,9 @@ impl Default for Config {
             cluster_id: 0,
             store_id: 0,
             durability: Durability::Synced,
+            sync_policy: SyncPolicy::default(),
+            flush_policy: FlushPolicy::default(),
+            persistence: PersistenceStrategy::default(),
             log: if rocksdb {
                 LogBackend::Rocksdb
             } else {
@@ -135,68 +106,129 @@ impl Default for Config {
             } else {
                 AppBackend::Memory
             },
+            indexes: Vec::new(),
             snapshot: SnapshotConfig::default(),
             entry_cache_bytes: 64 << 20,
             append_log: AppendLogConfig::default(),
             rocksdb: RocksConfig::default(),
+            memory: MemoryConfig::default(),
             gc: GcPolicy::default(),
             store: StoreConfig::default(),
             transport: TransportConfig::default(),
-        }
-    }
-}
-
-impl Default for AppendLogConfig {
-    fn default() -> Self {
-        AppendLogConfig {
-            segment_bytes: 32 << 20,
-            spare_segments: 2,
-            flush_interval_ms: 0,
-            ring_bytes: 4 << 20,
-            index_bytes_max: 256 << 20,
-            compress: true,
-        }
-    }
-}
-
-impl Default for RocksConfig {
-    fn default() -> Self {
-        RocksConfig {
-            block_cache_bytes: 256 << 20,
-            write_buffer_bytes: 64 << 20,
+            health_interval_ms: 10_000,
         }
     }
 }
 
 impl Config {
-    /// Reads and checks a file.
+    /// Reads and checks a file: TOML if its name ends in `.toml`, else YAML.
     ///
     /// # Errors
     /// [`Error::Config`] with the file, the line, what is there and what was expected; [`Error::Io`]
     /// if it cannot be read.
-    pub fn from_yaml_file(path: impl AsRef<Path>) -> Result<Self> {
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| Error::io("read the config", path, source))?;
-        Config::parse(&text, Some(path))
+        match path.extension().is_some_and(|ending| ending == "toml") {
+            true => Config::from_toml_file(path),
+            false => Config::from_yaml_file(path),
+        }
     }
 
-    /// Reads and checks the text of a file. A text without any key is the default.
+    /// Reads and checks a YAML file.
+    ///
+    /// # Errors
+    /// As [`Config::from_file`].
+    pub fn from_yaml_file(path: impl AsRef<Path>) -> Result<Self> {
+        Config::read(path.as_ref(), yaml::parse)
+    }
+
+    /// Reads and checks a TOML file.
+    ///
+    /// # Errors
+    /// As [`Config::from_file`].
+    pub fn from_toml_file(path: impl AsRef<Path>) -> Result<Self> {
+        Config::read(path.as_ref(), toml_text::parse)
+    }
+
+    /// Reads and checks the text of a YAML file. A text without any key is the default.
     ///
     /// # Errors
     /// [`Error::Config`] with the line, what is there and what was expected.
     pub fn from_yaml_str(text: &str) -> Result<Self> {
-        Config::parse(text, None)
+        Config::checked(yaml::parse(text), None)
     }
 
-    fn parse(text: &str, path: Option<&Path>) -> Result<Self> {
-        let refuse = |message| Error::Config {
+    /// Reads and checks the text of a TOML file. A text without any key is the default.
+    ///
+    /// ```
+    /// let config = peerstore::Config::from_toml_str("[snapshot]\ncompression = \"lz4\"")?;
+    /// assert_eq!(config.snapshot.compression, peerstore::Compression::Lz4);
+    /// # Ok::<(), peerstore::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Config::from_yaml_str`].
+    pub fn from_toml_str(text: &str) -> Result<Self> {
+        Config::checked(toml_text::parse(text), None)
+    }
+
+    /// How durable writes to the log wait for each other. Where they are written behind their callers, they
+    /// have waited before they come to the log.
+    pub(crate) fn group_policy(&self) -> FlushPolicy {
+        match self.persistence {
+            PersistenceStrategy::DiskFirst => self.flush_policy,
+            PersistenceStrategy::MemFirst => FlushPolicy::Immediate,
+        }
+    }
+
+    /// The policy of the logs. A log in memory that is limited is compacted before it is full.
+    pub(crate) fn effective_gc(&self) -> GcPolicy {
+        let mut gc = self.gc;
+        if let Some(limit) = self.circular_entries() {
+            gc.entries_max = gc.entries_max.min(limit / 2).max(1);
+            gc.entries_trailing = gc.entries_trailing.min(limit / 4);
+        }
+        gc
+    }
+
+    /// When regions make snapshots of their own accord.
+    pub(crate) fn snapshot_policy(&self) -> SnapshotPolicy {
+        let (entries, bytes) = (self.snapshot.after_entries, self.snapshot.after_bytes);
+        let entries = match (entries, self.circular_entries()) {
+            (entries, None) => entries,
+            (0, Some(limit)) => (limit / 2).max(1),
+            (entries, Some(limit)) => entries.min((limit / 2).max(1)),
+        };
+        SnapshotPolicy { entries, bytes }
+    }
+
+    /// The entries of a log whose space is used again.
+    fn circular_entries(&self) -> Option<u64> {
+        let limit = self.memory.log_entries_max;
+        let is_circular = self.log == LogBackend::Memory && self.memory.log_compacts;
+        (is_circular && limit > 0).then_some(limit)
+    }
+
+    fn read(path: &Path, parse: fn(&str) -> Result<Config, String>) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| Error::io("read the config", path, source))?;
+        Config::checked(parse(&text), Some(path))
+    }
+
+    fn checked(parsed: Result<Config, String>, path: Option<&Path>) -> Result<Self> {
+        let checked = parsed.and_then(|config| config.check().map(|()| config));
+        checked.map_err(|message| Error::Config {
             path: path.map(Path::to_path_buf),
             message,
-        };
-        let config = yaml::parse(text).map_err(refuse)?;
-        config.check().map_err(refuse)?;
-        Ok(config)
+        })
+    }
+
+    /// What an acknowledged write has survived, by `durability` and `sync_policy` together.
+    pub fn effective_durability(&self) -> Durability {
+        match self.sync_policy {
+            SyncPolicy::Os => Durability::Buffered,
+            SyncPolicy::Always | SyncPolicy::Batch => self.durability,
+        }
     }
 
     /// Checks the values, as reading a file does. For a config that was filled in by code.
@@ -211,7 +243,9 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), String> {
-        self.check_append_log()?;
+        self.append_log.check()?;
+        self.rocksdb.check()?;
+        self.check_flush()?;
         let has_rocksdb = cfg!(feature = "rocksdb");
         let in_rocksdb = [
             ("log", self.log == LogBackend::Rocksdb),
@@ -229,13 +263,6 @@ impl Config {
         }
         let gc = &self.gc;
         self.snapshot.check()?;
-        let buffer = (
-            "rocksdb.write_buffer_bytes",
-            self.rocksdb.write_buffer_bytes,
-        );
-        within(buffer, WRITE_BUFFER_BYTES_MIN, u64::MAX)?;
-        let cache = ("rocksdb.block_cache_bytes", self.rocksdb.block_cache_bytes);
-        within(cache, 1, u64::MAX)?;
         within(("entry_cache_bytes", self.entry_cache_bytes), 1, u64::MAX)?;
         within(("gc.bytes_max", gc.bytes_max), 1, u64::MAX)?;
         within(("gc.entries_max", gc.entries_max), 1, u64::MAX)?;
@@ -252,34 +279,24 @@ impl Config {
 }
 
 impl Config {
-    fn check_append_log(&self) -> Result<(), String> {
-        let log = &self.append_log;
-        let segment = ("append_log.segment_bytes", log.segment_bytes);
-        within(segment, SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)?;
-        if !log.segment_bytes.is_multiple_of(SEGMENT_STEP) {
-            let got = log.segment_bytes;
-            return Err(format!(
-                "append_log.segment_bytes: got {got}, expected a multiple of {SEGMENT_STEP}"
-            ));
-        }
-        let spares = ("append_log.spare_segments", log.spare_segments);
-        within(spares, 0, SPARE_SEGMENTS_MAX)?;
-        let interval = ("append_log.flush_interval_ms", log.flush_interval_ms);
+    fn check_flush(&self) -> Result<(), String> {
+        let health = ("health_interval_ms", self.health_interval_ms);
+        within(health, 1, u64::MAX)?;
+        let FlushPolicy::Batched {
+            threshold,
+            interval_ms,
+        } = self.flush_policy
+        else {
+            return Ok(());
+        };
+        within(("flush_policy.batched.threshold", threshold), 1, u64::MAX)?;
+        let interval = ("flush_policy.batched.interval_ms", interval_ms);
         within(interval, 0, FLUSH_INTERVAL_MS_MAX)
     }
 }
 
-/// What the append-only log takes.
-const SEGMENT_BYTES_MIN: u64 = 16 << 10;
-const SEGMENT_BYTES_MAX: u64 = 1 << 30;
-const SEGMENT_STEP: u64 = 4 << 10;
-/// More in reserve is a mistake: each is a file of its full size.
-const SPARE_SEGMENTS_MAX: u64 = 64;
 /// Raft's own timeouts are not far from this.
 const FLUSH_INTERVAL_MS_MAX: u64 = 10_000;
-
-/// RocksDB itself raises smaller ones to this.
-const WRITE_BUFFER_BYTES_MIN: u64 = 64 << 10;
 
 /// Whether the value of a key lies in `min..=max`.
 fn within((key, value): (&str, u64), min: u64, max: u64) -> Result<(), String> {

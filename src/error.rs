@@ -200,6 +200,18 @@ pub enum Error {
         /// To which file or directory.
         path: PathBuf,
     },
+    /// A store that is kept small has no room for a write. Nothing was changed, and it goes on.
+    #[error(
+        "{what} would hold {got}, its limit is {limit}; let it be compacted, or raise the limit"
+    )]
+    StoreFull {
+        /// The store, and what is counted.
+        what: &'static str,
+        /// What it would hold with the write.
+        got: u64,
+        /// What it may hold.
+        limit: u64,
+    },
     /// A storage engine refused.
     #[error("{op} {}: {message}", .path.display())]
     Engine {

@@ -130,6 +130,33 @@ pub(crate) fn clock(data: &(impl DataRead + ?Sized), start: &[u8]) -> Result<u64
     Ok(Record::of(start, &bytes)?.clock.map_or(0, |c| c.now_ms))
 }
 
+/// Whether a value of the region `range` has expired by `now_ms` that the region's clock has not passed.
+/// Of many that the clock has not passed it looks at some only, and says yes if there are more.
+pub(crate) fn has_expired(
+    data: &(impl DataRead + ?Sized),
+    range: &KeyRange,
+    now_ms: u64,
+) -> Result<bool> {
+    const LOOK_MAX: usize = 1_000;
+    let clock = clock(data, &range.start)?;
+    if now_ms <= clock {
+        return Ok(false);
+    }
+    let (mut found, mut looked) = (false, 0);
+    data.scan(Keyspace::Ttl, range, &mut |_, bytes| {
+        let value = Record::parse(bytes).and_then(|record| record.value);
+        if let Some(value) = value.filter(|value| value.expires_at_ms > clock) {
+            looked += 1;
+            found = value.expires_at_ms <= now_ms || looked > LOOK_MAX;
+        }
+        Ok(match found {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        })
+    })?;
+    Ok(found)
+}
+
 /// What has to be put where, so that the clock is as it should be when a region of the range `old`
 /// becomes one of `new`: by a split, whose right half begins where `new` ends, or by a merge with the
 /// neighbour that `new` has more than `old`. Both halves and the neighbour are applied as far.

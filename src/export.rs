@@ -84,7 +84,7 @@ pub fn import_data(
     from: &mut dyn Read,
 ) -> Result<u64> {
     let mut import = data.begin_import(range)?;
-    let records = read_export(from, |keyspace, key, value| {
+    let records = read_export(from, &mut |keyspace, key, value| {
         import.put(keyspace, key, value)
     })?;
     import.finish()?;
@@ -109,17 +109,17 @@ pub fn import_data(
 /// a key outside of `range` or in the wrong place, `Io` if `from` refuses.
 pub fn check_export(range: &KeyRange, from: &mut dyn Read) -> Result<u64> {
     let mut order = ImportOrder::new(range);
-    read_export(from, |keyspace, key, _| {
+    read_export(from, &mut |keyspace, key, _| {
         order.take(keyspace, key).map(|_| ())
     })
 }
 
+/// Takes a keyspace, a key and a value.
+type Put<'a> = dyn FnMut(Keyspace, &[u8], &[u8]) -> Result<()> + 'a;
+
 /// Calls `put` with each key and value of an export; how many they were. Whether it is whole is known only
 /// when this returns.
-fn read_export(
-    from: &mut dyn Read,
-    mut put: impl FnMut(Keyspace, &[u8], &[u8]) -> Result<()>,
-) -> Result<u64> {
+fn read_export(from: &mut dyn Read, put: &mut Put<'_>) -> Result<u64> {
     let mut input = Input { from, crc: 0 };
     if input.array::<8>()? != *MAGIC {
         return Err(damaged("it does not begin as one".into()));

@@ -39,6 +39,10 @@ pub const STORE_IDENT_KEY: &[u8] = b"ident";
 /// The key of the counter of ids in the `store` keyspace: u64 BE, one more than the largest counter
 /// that may have been given.
 pub const IDS_KEY: &[u8] = b"ids";
+/// The key of the snapshot that a region keeps, in the `store` keyspace: `snapshot/`, region u64 BE.
+pub fn kept_snapshot_key(region: RegionId) -> Vec<u8> {
+    [b"snapshot/", &region.0.to_be_bytes()[..]].concat()
+}
 /// The key of the format version in the `store` keyspace: u32 BE.
 pub const FORMAT_KEY: &[u8] = b"format";
 /// The format version that this code writes, and the newest that it reads.
@@ -95,8 +99,8 @@ pub const KEYSPACES: [KeyspaceInfo; 9] = [
     row(
         "kv",
         "store",
-        "ident | format | ids",
-        "StoreIdent | u32 BE | u64 BE",
+        "ident | format | ids | snapshot/ region u64 BE",
+        "StoreIdent | u32 BE | u64 BE | KeptSnapshot",
     ),
 ];
 

@@ -90,6 +90,20 @@ pub enum KvCommand {
         /// What is added.
         by: i64,
     },
+    /// Gives the region an index, of what it holds and of what comes: [`Reader::query_index`] asks it. Every
+    /// store has to be opened with the same extractors ([`IndexedData`](crate::IndexedData)) before one
+    /// is named here. The reply is [`KvReply::Done`], or a [`KvRefusal`] with nothing changed.
+    ///
+    /// [`Reader::query_index`]: crate::Reader::query_index
+    CreateIndex {
+        /// The name, which is that of its extractor.
+        name: String,
+    },
+    /// Takes an index from the region. The reply is [`KvReply::Done`], or a [`KvRefusal`].
+    DropIndex {
+        /// The name.
+        name: String,
+    },
     /// All of them or none, each of which sees what those before it did. The reply is
     /// [`KvReply::Batch`], or [`KvReply::BatchRefused`] if one was refused or did not swap.
     ///
@@ -146,6 +160,24 @@ pub enum KvRefusal {
     Overflow {
         /// The number, which was left as it was.
         present: i64,
+    },
+    /// The region has an index of this name.
+    #[error("the index {name:?} exists already; drop it first")]
+    IndexExists {
+        /// The name.
+        name: String,
+    },
+    /// The region has no index of this name.
+    #[error("there is no index {name:?}; create it first")]
+    IndexNotFound {
+        /// The name.
+        name: String,
+    },
+    /// No extractor of this name was given when the store was opened.
+    #[error("the index {name:?} has no extractor; open the stores with one of that name")]
+    IndexWithoutExtractor {
+        /// The name.
+        name: String,
     },
 }
 
@@ -246,7 +278,11 @@ fn apply_at(now_ms: u64, command: &KvCommand, batch: &mut ApplyBatch<'_>) -> Res
         | KvCommand::CompareAndSwap { key, .. }
         | KvCommand::Increment { key, .. } => batch.contains(key),
         KvCommand::DeleteRange { range } => batch.contains_range(range),
-        KvCommand::Batch(_) | KvCommand::At { .. } | KvCommand::ExpireUntil { .. } => true,
+        KvCommand::Batch(_)
+        | KvCommand::At { .. }
+        | KvCommand::ExpireUntil { .. }
+        | KvCommand::CreateIndex { .. }
+        | KvCommand::DropIndex { .. } => true,
     };
     if !inside {
         let region = batch.range().clone();
@@ -269,6 +305,13 @@ fn apply_at(now_ms: u64, command: &KvCommand, batch: &mut ApplyBatch<'_>) -> Res
         }
         KvCommand::Increment { key, by } => return increment(now_ms, batch, key, *by),
         KvCommand::ExpireUntil { now_ms } => batch.expire_until(*now_ms)?,
+        KvCommand::CreateIndex { name } => return create_index(batch, name),
+        KvCommand::DropIndex { name } => {
+            if !batch.withdraw_index(name)? {
+                let name = name.clone();
+                return Ok(KvReply::Refused(KvRefusal::IndexNotFound { name }));
+            }
+        }
         KvCommand::At {
             now_ms: at,
             command,
@@ -317,6 +360,18 @@ fn increment(now_ms: u64, batch: &mut ApplyBatch<'_>, key: &[u8], by: i64) -> Re
         None => batch.put_to_stay(key, value.as_bytes())?,
     }
     Ok(KvReply::Incremented(sum))
+}
+
+fn create_index(batch: &mut ApplyBatch<'_>, name: &str) -> Result<KvReply> {
+    let named = name.to_string();
+    if !batch.has_extractor(name) {
+        let refusal = KvRefusal::IndexWithoutExtractor { name: named };
+        return Ok(KvReply::Refused(refusal));
+    }
+    Ok(match batch.declare_index(name)? {
+        true => KvReply::Done,
+        false => KvReply::Refused(KvRefusal::IndexExists { name: named }),
+    })
 }
 
 fn apply_all(now_ms: u64, batch: &mut ApplyBatch<'_>, commands: &[KvCommand]) -> Result<KvReply> {

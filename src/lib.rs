@@ -64,6 +64,7 @@
 //! | drive many regions with one fsync | [`PeerStorage::stage`], [`CompositeStorage::write_log`], [`PeerStorage::persisted`] |
 //! | keep the log short | [`PeerStorage::compact`], [`PeerStorage::compact_by_policy`], [`GcPolicy`] |
 //! | send and install snapshots | [`PeerStorage::wait_snapshot`], [`RaftSnapshotStorage::send`], [`RaftSnapshotStorage::receive`], [`SnapshotState`] |
+//! | read and write snapshots in async code | `async_io`, and [`Ticket`] is a future of any runtime |
 //! | not block on cold entries | [`PeerStorage::take_fetched`] |
 //! | add a peer that has nothing | [`CompositeStorage::create_uninitialized`] |
 //! | set a node up | [`Config`], from code or from YAML |
@@ -73,7 +74,9 @@
 //! | take data out and in again | [`export_data`], [`check_export`], [`import_data`] |
 //! | write a state machine, or take one of keys and values | [`StateMachine`], [`ApplyBatch`], [`KvStateMachine`] |
 //! | test against power cuts, failing disks and bad networks | [`memory`] |
+//! | run under openraft instead of raft-rs | `openraft`, with the feature of that name |
 //! | see a region | [`dot::live`] |
+//! | watch a node | [`metrics`], [`Store::report_metrics`] |
 //! | know what an error asks of you | [`Error`], [`RecoveryError`] |
 //!
 //! # What it promises
@@ -96,7 +99,9 @@
 //! | `protobuf-codec` | raft-rs's messages by rust-protobuf | yes |
 //! | `prost-codec` | raft-rs's messages by prost, instead; what is on disk is the same | |
 //! | `tls` | encryption and mutual authentication between stores, by rustls | yes |
+//! | `tokio` | snapshots for async code, `async_io` | |
 //! | `conformance` | the suites that hold a backend to its contract, `conformance` | |
+//! | `openraft` | log, state machine and snapshots under openraft 0.9, `openraft` | |
 //!
 //! Exactly one codec has to be on, the one that your program uses.
 #![deny(missing_docs)]
@@ -106,6 +111,8 @@
 extern crate self as peerstore;
 
 mod app_store;
+#[cfg(feature = "tokio")]
+pub mod async_io;
 mod command;
 mod composite;
 mod conf;
@@ -118,15 +125,21 @@ mod error;
 mod expiry;
 mod export;
 mod fs;
+mod grouped_log;
+mod index;
 mod indexed;
 pub mod keys;
 mod kv;
 mod logger;
 mod mailbox;
 pub mod memory;
+pub mod metrics;
 mod node_dir;
+#[cfg(feature = "openraft")]
+pub mod openraft;
 mod peer;
 mod peer_storage;
+mod persistence;
 mod placement;
 mod proto;
 mod raft_log;
@@ -153,29 +166,32 @@ pub use app_store::{
     AppBatch, AppOp, AppStats, ApplicationDataStorage, DataImport, DataRead, DataView, Keyspace,
     Visit,
 };
-pub use composite::{CompositeStorage, Parts};
+pub use composite::{CompositeBuilder, CompositeMetrics, CompositeStorage, Parts, RaftLogStats};
 pub use config::{
-    AppBackend, AppendLogConfig, Config, LogBackend, RocksConfig, SnapshotBackend, SnapshotConfig,
-    StoreConfig, TlsConfig, TransportConfig,
+    AppBackend, AppendLogConfig, CompactionStyle, Config, LogBackend, MemoryConfig, RocksConfig,
+    SnapshotBackend, SnapshotConfig, StoreConfig, TlsConfig, TransportConfig,
 };
 pub use entry_cache::CacheStats;
 pub use error::{Error, RecoveryError, Result};
 pub use export::{check_export, export_data, import_data};
 pub use fs::{DiskFs, File, FileLock, FileSystem};
-pub use indexed::{Extractor, IndexQuery, IndexedData};
+pub use grouped_log::GroupedLog;
+pub use index::IndexQuery;
+pub use indexed::{Extractor, IndexedData};
 pub use kv::{KvCommand, KvRefusal, KvReply, KvStateMachine};
 pub use logger::raft_logger;
 pub use peer::REGION_TRANSITIONS;
 pub use peer_storage::{
-    GcInput, GcPolicy, PeerStorage, SNAPSHOT_TRANSITIONS, SnapshotState, Staged,
+    GcInput, GcPolicy, PeerStorage, SNAPSHOT_TRANSITIONS, SnapshotPolicy, SnapshotState, Staged,
 };
+pub use persistence::{FlushPolicy, PersistenceStrategy, SyncPolicy};
 pub use placement::StaticPlacement;
 pub use proto::{
     INITIAL_INDEX, INITIAL_TERM, MergeState, Peer, PeerRole, PeerState, RaftApplyState,
     RaftLocalState, RaftTruncatedState, Region, RegionEpoch, RegionLocalState, StoreIdent,
 };
-pub use raft_log::{LogBatch, LogOp, LogStats, RaftLogStorage};
-pub use reader::Reader;
+pub use raft_log::{LogBatch, LogOp, LogStats, LogUsage, RaftLogStorage};
+pub use reader::{Reader, VisitExpiring};
 pub use scan::{Cursor, Page, Scan};
 pub use snapshot_data::{RaftSnapshotData, SNAPSHOT_DATA_VERSION};
 pub use snapshot_store::{
@@ -185,14 +201,14 @@ pub use snapshot_store::{
 };
 pub use state_machine::{ApplyBatch, Present, StateMachine};
 pub use store::{
-    ChangePeer, RegionProgress, RegionStage, RegionStatus, SteppedStore, Store, StoreOptions,
-    StorePart, StoreStats,
+    ChangePeer, ExpiryOptions, RegionProgress, RegionStage, RegionStatus, SteppedStore, Store,
+    StoreOptions, StorePart, StoreStats,
 };
 pub use ticket::Ticket;
 pub use transaction::{DataTransaction, ReadTransaction, TransactionalStorage, WriteTransaction};
 pub use transport::{
     ENTRIES_MAX, Inbox, MessageError, PeerBody, PeerMessage, Placement, RegionReport, StoreMessage,
-    Transport,
+    Transport, TransportStats,
 };
 pub use types::{Durability, KeyRange, LogPosition, PeerId, RegionId};
 pub use workers::SteppedWorkers;

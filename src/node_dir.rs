@@ -21,8 +21,30 @@ const MARKER_BYTES_MAX: u64 = 4096;
 /// What a node keeps in its directory: the lines of the marker file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Contents {
-    /// Name and backend of each part, such as ("raft", "rocksdb").
-    pub parts: Vec<(&'static str, &'static str)>,
+    /// Each part and its backend, such as "rocksdb".
+    pub parts: Vec<(Part, &'static str)>,
+}
+
+/// A part of a node that has a directory of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The log.
+    Raft,
+    /// The data.
+    Kv,
+    /// The snapshots.
+    Snapshots,
+}
+
+impl Part {
+    /// The name of its directory.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Part::Raft => "raft",
+            Part::Kv => "kv",
+            Part::Snapshots => "snapshots",
+        }
+    }
 }
 
 /// A directory that was found to be ours and is locked.
@@ -92,10 +114,10 @@ fn look(fs: &dyn FileSystem, dir: &Path, create: bool, contents: &Contents) -> R
     let has = |name: &str| names.iter().any(|n| n == name);
     if has(MARKER) {
         check_marker(fs, dir, contents)?;
-        if let Some((part, _)) = contents.parts.iter().find(|(part, _)| !has(part)) {
+        if let Some((part, _)) = contents.parts.iter().find(|(p, _)| !has(p.name())) {
             return Err(Error::IncompleteStore {
                 path: dir.to_path_buf(),
-                missing: format!("the directory {part}"),
+                missing: format!("the directory {}", part.name()),
             });
         }
         return Ok(Found::Store);
@@ -132,7 +154,7 @@ fn check_unused(dir: &Path, names: &[String]) -> Result<()> {
 fn marker_text(contents: &Contents) -> String {
     let mut text = format!("peerstore\nformat {FORMAT_VERSION}\n");
     for (part, backend) in &contents.parts {
-        text += &format!("{part} {backend}\n");
+        text += &format!("{} {backend}\n", part.name());
     }
     text
 }

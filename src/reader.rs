@@ -1,5 +1,6 @@
 //! Reads of one region as of one moment. A [`Store`](crate::Store) makes them linearizable: in its view
-//! everything is that was acknowledged before the read was asked for. Uses: app_store, scan, expiry, proto.
+//! everything is that was acknowledged before the read was asked for. Uses: app_store, scan, expiry,
+//! index, proto.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use crate::app_store::{DataRead, DataView, Keyspace, Visit};
 use crate::error::{Error, Result};
 use crate::expiry::{self, At, Record};
+use crate::index::{Declared, IndexQuery};
 use crate::proto::{Region, RegionLocalState};
 use crate::scan::{Page, Scan};
 use crate::types::KeyRange;
@@ -34,6 +36,9 @@ pub struct Reader {
     view: Box<dyn DataView>,
     region: Arc<RegionLocalState>,
 }
+
+/// Takes a key, its value and when that expires; breaks to end the scan.
+pub type VisitExpiring<'a> = dyn FnMut(&[u8], &[u8], u64) -> Result<ControlFlow<()>> + 'a;
 
 impl Reader {
     /// Reads `region` in a view that the caller has taken: as old as the view is, and no newer.
@@ -107,17 +112,28 @@ impl Reader {
         self.at(0)?.scan(Keyspace::Data, range, visit)
     }
 
+    /// The keys of the region that `query` finds in its index `name`, with their values, as of the view.
+    /// Values that expire are in no index.
+    ///
+    /// # Errors
+    /// `IndexNotFound` if the region has none of that name; `IndexNotReady` if an import has failed
+    /// half-way; `CursorInvalid` if the cursor is not of this query; those of the data store.
+    pub fn query_index(&self, name: &str, query: &IndexQuery) -> Result<Page> {
+        let region = &self.region.region;
+        let Declared(names) = Declared::of(&*self.view, &region.start_key)?;
+        if !names.contains(name) {
+            return Err(Error::IndexNotFound { name: name.into() });
+        }
+        self.view.query_index(name, query, &region.range())
+    }
+
     /// Visits every value of `range` that expires and that the region's clock has not passed: its key, the
     /// value and when it expires, in milliseconds, ascending by key, until `visit` breaks. It reads all that
     /// expires in the range; there is no order by time.
     ///
     /// # Errors
     /// As [`Reader::scan`].
-    pub fn scan_expiring(
-        &self,
-        range: &KeyRange,
-        mut visit: impl FnMut(&[u8], &[u8], u64) -> Result<ControlFlow<()>>,
-    ) -> Result<()> {
+    pub fn scan_expiring(&self, range: &KeyRange, visit: &mut VisitExpiring<'_>) -> Result<()> {
         self.check(range, &range.start)?;
         let now_ms = self.expiry_clock()?;
         self.view.scan(
@@ -195,7 +211,7 @@ mod tests {
     /// The keys that expire in `range`, with their times.
     fn expiring(reader: &Reader, range: &KeyRange) -> Result<Vec<String>> {
         let mut found = Vec::new();
-        reader.scan_expiring(range, |key, value, expires_at_ms| {
+        reader.scan_expiring(range, &mut |key, value, expires_at_ms| {
             let (key, value) = (key.escape_ascii(), value.escape_ascii());
             found.push(format!("{key}={value} until {expires_at_ms}"));
             Ok(ControlFlow::Continue(()))

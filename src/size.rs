@@ -24,6 +24,13 @@ pub(crate) fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D
     deserializer.deserialize_any(SizeVisitor)
 }
 
+/// The same for a key that may be left out.
+pub(crate) fn optional_bytes<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<u64>, D::Error> {
+    bytes(deserializer).map(Some)
+}
+
 /// `text` in bytes; nothing if it is no such number, or more than fits.
 pub(crate) fn parse(text: &str) -> Option<u64> {
     let text = text.trim();

@@ -2,6 +2,7 @@
 //! Uses: app_store, types, error.
 
 mod expiring;
+mod indexes;
 mod overlay;
 #[cfg(test)]
 mod tests;
@@ -77,8 +78,8 @@ pub struct ApplyBatch<'a> {
     conf_states: Vec<ConfState>,
     data: &'a dyn DataRead,
     range: &'a KeyRange,
-    // Of `Keyspace::Data` and `Keyspace::Ttl`. Invariant: if one is there, it is of all of `writes`.
-    overlays: [OnceCell<Overlay>; 2],
+    // Of data, ttl and index. Invariant: if one is there, it is of all of `writes`.
+    overlays: [OnceCell<Overlay>; 3],
     // Whether anything of the region expires, or did when the batch began.
     expires: OnceCell<bool>,
 }
@@ -101,7 +102,7 @@ impl<'a> ApplyBatch<'a> {
             conf_states: Vec::new(),
             data,
             range,
-            overlays: [const { OnceCell::new() }; 2],
+            overlays: [const { OnceCell::new() }; 3],
             expires: OnceCell::new(),
         }
     }
@@ -266,6 +267,7 @@ impl<'a> ApplyBatch<'a> {
         let place = match keyspace {
             Keyspace::Data => 0,
             Keyspace::Ttl => 1,
+            Keyspace::Index => 2,
             other => unreachable!("a state machine does not read {other:?}"),
         };
         self.overlays[place].get_or_init(|| {

@@ -12,7 +12,13 @@ use crate::error::{Error, Result};
 /// request back.
 ///
 /// It is a [`Future`] of its result for whoever has a runtime, of any kind, and it can be waited for by
-/// whoever has a thread.
+/// whoever has a thread. It holds nothing of the store, and waits for nothing when dropped.
+///
+/// ```
+/// async fn put(store: &peerstore::Store, command: Vec<u8>) -> peerstore::Result<Vec<u8>> {
+///     store.propose(1, command).await // on tokio, or whatever polls
+/// }
+/// ```
 #[must_use = "the answer says whether it was done"]
 pub struct Ticket<T>(Arc<Shared<T>>);
 
@@ -174,6 +180,48 @@ mod tests {
         let polled = Pin::new(&mut ticket).poll(&mut context);
         assert!(matches!(polled, Poll::Ready(Ok(8))));
         Ok(())
+    }
+
+    #[test]
+    fn whoever_polled_last_is_woken() {
+        let wakers = [(); 3].map(|()| Arc::new(Counting(0.into())));
+        let (mut ticket, completer) = Ticket::<u8>::new();
+        for woken in &wakers {
+            let waker = Waker::from(Arc::clone(woken));
+            let mut context = Context::from_waker(&waker);
+            assert!(Pin::new(&mut ticket).poll(&mut context).is_pending());
+        }
+        completer.answer(Ok(9));
+        let counts = wakers.map(|woken| woken.0.load(std::sync::atomic::Ordering::SeqCst));
+        assert_eq!(counts, [0, 0, 1], "a future owes nothing to earlier wakers");
+        assert!(matches!(ticket.try_take(), Some(Ok(9))));
+    }
+
+    #[test]
+    fn an_answer_that_nobody_waits_for_is_dropped_with_the_ticket() {
+        let (value, other) = (Arc::new(()), Arc::new(()));
+        let (ticket, completer) = Ticket::new();
+        drop(ticket);
+        completer.answer(Ok(Arc::clone(&value)));
+        assert_eq!(Arc::strong_count(&value), 1);
+        drop(Ticket::answered(Ok(Arc::clone(&other))));
+        assert_eq!(Arc::strong_count(&other), 1);
+    }
+
+    #[test]
+    fn a_ticket_moves_between_tasks_and_runtimes() -> Result<()> {
+        let build = tokio::runtime::Builder::new_current_thread;
+        let runtimes = [build().build(), build().build()];
+        let [first, second] = runtimes.map(|runtime| runtime.expect("a runtime of one thread"));
+        let (mut ticket, completer) = Ticket::new();
+        // Polled here, given up, and awaited there; answered from a thread of no runtime.
+        first.block_on(async {
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(Pin::new(&mut ticket).poll(&mut context).is_pending());
+        });
+        let answering = std::thread::spawn(move || completer.answer(Ok(7)));
+        assert_eq!(second.block_on(ticket)?, 7);
+        answering.join().map_err(|_| Error::StoreStopped)
     }
 
     #[test]

@@ -280,6 +280,55 @@ fn a_half_built_index_answers_nothing_until_it_is_whole() {
     assert_agrees(&open(&(store as _)));
 }
 
+/// A node in `dir`, or in memory, whose config names an index.
+fn node(dir: Option<&std::path::Path>, extractor: &str) -> Result<peerstore::CompositeStorage> {
+    let config = match dir {
+        Some(_) => "{log: append_log, indexes: [words]}",
+        None => "{app: memory, log: memory, snapshot: {backend: memory}, indexes: [words]}",
+    };
+    let config = peerstore::Config::from_yaml_str(config)?;
+    let builder = peerstore::CompositeStorage::builder().config(config);
+    let builder = match dir {
+        Some(dir) => builder.dir(dir),
+        None => builder,
+    };
+    builder.extractor(extractor, words()).open()
+}
+
+#[test]
+fn a_node_has_the_indexes_that_its_config_names() {
+    let node = node(None, "words").unwrap();
+    let mut batch = AppBatch::new();
+    batch.put(Keyspace::Data, "1", "red");
+    node.app().write(&batch, Durability::Buffered).unwrap();
+    let query = IndexQuery::exact("red");
+    let found = node.app().query_index("words", &query, &KeyRange::all());
+    assert_eq!(names(&found.unwrap()), "1");
+    assert!(node.app().has_extractor("words") && !node.app().has_extractor("first"));
+}
+
+#[cfg(feature = "rocksdb")]
+#[test]
+fn a_node_without_the_extractor_of_an_index_is_not_opened() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("node");
+    let refused = node(Some(&dir), "first").map(drop);
+    let is_right = |got: &Result<()>| matches!(got, Err(Error::IndexWithoutExtractor { name }) if name == "words");
+    assert!(is_right(&refused), "{refused:?}");
+    assert!(!dir.exists(), "nothing was touched");
+    drop(node(Some(&dir), "words").unwrap());
+    // Whoever writes past an index makes it wrong, so the store that has one needs it.
+    let config = peerstore::Config::from_yaml_str("log: append_log").unwrap();
+    let refused = peerstore::CompositeStorage::open(&dir, config).map(drop);
+    assert!(is_right(&refused), "{refused:?}");
+    let node = node(Some(&dir), "words").unwrap();
+    assert!(
+        node.app()
+            .query_index("words", &IndexQuery::prefix(""), &KeyRange::all())
+            .is_ok()
+    );
+}
+
 /// A store whose imports fail at their end.
 struct Failing {
     store: Arc<MemoryData>,

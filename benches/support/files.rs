@@ -68,6 +68,58 @@ pub fn disk_speed(dir: &Path, bytes: usize) -> Outcome<(f64, f64)> {
     Ok((speed(write), speed(read)))
 }
 
+/// How many blocks a second `threads` threads read at random from the disk, without us: of `block_bytes`,
+/// from the largest file below `dir`, nothing cached, none twice.
+pub fn random_reads(dir: &Path, block_bytes: usize, count: usize, threads: usize) -> Outcome<f64> {
+    use std::os::unix::fs::FileExt as _;
+    forget(dir)?;
+    let largest = files(dir)?.into_iter().max_by_key(|(_, bytes)| *bytes);
+    let (path, bytes) = largest.ok_or("no file to read")?;
+    let file = File::open(path)?;
+    // SAFETY: the descriptor is open; the call is advice about its pages only.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_RANDOM) };
+    let blocks = (bytes as usize / block_bytes).max(1);
+    let count = count.min(blocks);
+    let read = |thread: usize| -> std::io::Result<()> {
+        let mut block = vec![0; block_bytes];
+        for n in (thread..count).step_by(threads) {
+            // Without a divisor in common with any number of blocks here.
+            let at = (n * 1_000_003) % blocks;
+            file.read_at(&mut block, (at * block_bytes) as u64)?;
+        }
+        Ok(())
+    };
+    let (result, took) = clock(|| {
+        std::thread::scope(|scope| {
+            let read = &read;
+            let threads: Vec<_> = (0..threads).map(|t| scope.spawn(move || read(t))).collect();
+            let joined = threads
+                .into_iter()
+                .map(|t| t.join().map_err(|_| "a reader panicked"));
+            joined.map(|r| Ok(r??)).collect::<Outcome>()
+        })
+    });
+    result?;
+    Ok(count as f64 / took.wall.as_secs_f64())
+}
+
+/// How many times a second a little is appended to a file and synced, without us.
+pub fn syncs(dir: &Path, count: usize) -> Outcome<f64> {
+    let path = dir.join("disk-syncs");
+    let block = super::noise(1 << 10);
+    let mut file = File::create(&path)?;
+    let (result, took) = clock(|| -> Outcome {
+        for _ in 0..count {
+            file.write_all(&block)?;
+            file.sync_data()?;
+        }
+        Ok(())
+    });
+    result?;
+    std::fs::remove_file(&path)?;
+    Ok(count as f64 / took.wall.as_secs_f64())
+}
+
 /// Text from the sources below `dir`, repeated if there is too little.
 pub fn text(dir: &Path, bytes: usize) -> Outcome<Vec<u8>> {
     let mut text = Vec::with_capacity(bytes + (1 << 20));

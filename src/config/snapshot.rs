@@ -33,6 +33,11 @@ pub struct SnapshotConfig {
     pub total_bytes_max: u64,
     /// For how long what has come of a file that broke off is kept, in hours.
     pub partial_age_hours: u64,
+    /// After how many applied entries a region takes a snapshot of its own accord, and drops what it covers
+    /// from the log but for the entries that trail; 0 for never.
+    pub after_entries: u64,
+    /// After how many bytes of them; 0 for never.
+    pub after_bytes: u64,
 }
 
 /// Where the snapshots of a node are kept.
@@ -61,6 +66,9 @@ struct Keys {
     #[serde(deserialize_with = "crate::size::bytes")]
     total_bytes_max: u64,
     partial_age_hours: u64,
+    after_entries: u64,
+    #[serde(deserialize_with = "crate::size::bytes")]
+    after_bytes: u64,
 }
 
 impl Default for Keys {
@@ -76,6 +84,8 @@ impl Default for Keys {
             max_age_hours: config.max_age_hours,
             total_bytes_max: config.total_bytes_max,
             partial_age_hours: config.partial_age_hours,
+            after_entries: config.after_entries,
+            after_bytes: config.after_bytes,
         }
     }
 }
@@ -94,6 +104,8 @@ impl TryFrom<Keys> for SnapshotConfig {
             max_age_hours: keys.max_age_hours,
             total_bytes_max: keys.total_bytes_max,
             partial_age_hours: keys.partial_age_hours,
+            after_entries: keys.after_entries,
+            after_bytes: keys.after_bytes,
         })
     }
 }
@@ -109,6 +121,8 @@ impl Default for SnapshotConfig {
             max_age_hours: 0,
             total_bytes_max: 0,
             partial_age_hours: 24,
+            after_entries: 0,
+            after_bytes: 0,
         }
     }
 }

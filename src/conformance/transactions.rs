@@ -1,5 +1,7 @@
 //! The suite of [`TransactionalStorage`]. Uses: the seam. Never knows a backend.
 
+mod model;
+
 use super::{Case, Failure, Harness, report};
 use crate::{Durability, Error, KeyRange, Result, Scan, TransactionalStorage, WriteTransaction};
 
@@ -29,6 +31,7 @@ pub fn cases() -> Vec<Case<TransactionHarness>> {
         Case::new(no_increment_is_lost_between_threads),
         Case::new(sums_stay_whole_between_threads),
         Case::new(a_commit_outlives_the_store),
+        Case::new(model::random_transactions_are_as_in_the_model),
     ]
 }
 

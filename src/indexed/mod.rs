@@ -1,19 +1,24 @@
-//! Secondary indexes over any application store. Uses: app_store, scan, types, error. Never does I/O of
+//! Secondary indexes over any application store. Uses: app_store, index, scan, types, error. Never does I/O of
 //! its own.
 //!
-//! An index belongs to its store, not to what raft replicates: a snapshot has none of it, and a replica
-//! that takes one in makes its own. So its entries lie in [`Keyspace::Store`], out of sight of everybody
-//! else, in the same batch as the data that they are of.
+//! The entries of an index belong to their store, not to what raft replicates: a snapshot has none of
+//! them, and a replica that takes one in makes its own. So they lie in [`Keyspace::Store`], out of sight
+//! of everybody else, in the same batch as the data that they are of.
+//!
+//! There is an index because somebody has created it here, or because a region has it (see `index`). It
+//! has entries of all data of the store, also of regions that do not have it: these are not asked, and a
+//! split or merge changes nothing in it.
 //!
 //! ```text
-//! catalogue: PREFIX, 0, name                       -> id u32 BE, state u8 (0 being built, 1 ready)
+//! catalogue: PREFIX, 0, name                       -> id u32 BE, state u8 (1 ready, 2 of regions)
 //! entry:     PREFIX, 1, id u32 BE, term, 0 0, key  -> (nothing); each 0 of the term is written as 0 255
 //! ```
 
 mod entries;
 mod importing;
+mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -22,11 +27,13 @@ use crate::app_store::{
     Visit,
 };
 use crate::error::{Error, Result};
-use crate::scan::{Cursor, Page, Scan};
+use crate::index::{Declared, IndexQuery};
+use crate::scan::Page;
 use crate::types::{Durability, KeyRange, RegionId};
 
-use entries::{Entries, Index, PREFIX};
+use entries::{Entries, Index, IndexId, PREFIX, State};
 use importing::IndexedImport;
+use view::{Hidden, View};
 
 /// What a key and its value are to be found by: any number of terms, the same each time it is asked.
 pub type Extractor = Arc<dyn Fn(&[u8], &[u8]) -> Vec<Vec<u8>> + Send + Sync>;
@@ -38,6 +45,11 @@ pub type Extractor = Arc<dyn Fn(&[u8], &[u8]) -> Vec<Vec<u8>> + Send + Sync>;
 /// changes what an extractor answers drops the index and creates it again.
 ///
 /// A write reads what it overwrites, one writer at a time, as long as there is an index at all.
+///
+/// Under a [`Store`](crate::Store) the regions have indexes of their own, by the commands
+/// [`KvCommand::CreateIndex`](crate::KvCommand::CreateIndex) and `DropIndex`, or
+/// [`ApplyBatch::declare_index`](crate::ApplyBatch::declare_index) of another state machine: then every
+/// store of the cluster has to be given the same extractors before one of them is named by a command.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -66,78 +78,6 @@ struct Inner {
     writer: Mutex<()>,
 }
 
-/// Which keys to look up in an index. The answer is in the order of the terms, then of the keys; a key
-/// with several terms in question is there once for each.
-#[derive(Clone, Debug)]
-pub struct IndexQuery {
-    terms: Terms,
-    reverse: bool,
-    limit: usize,
-    after: Option<Cursor>,
-}
-
-#[derive(Clone, Debug)]
-enum Terms {
-    Exact(Vec<u8>),
-    Range(KeyRange),
-    Prefix(Vec<u8>),
-}
-
-impl IndexQuery {
-    fn of(terms: Terms) -> Self {
-        IndexQuery {
-            terms,
-            reverse: false,
-            limit: 1_000,
-            after: None,
-        }
-    }
-
-    /// Keys with this term.
-    pub fn exact(term: impl Into<Vec<u8>>) -> Self {
-        IndexQuery::of(Terms::Exact(term.into()))
-    }
-
-    /// Keys with a term in the half-open range.
-    pub fn range(terms: KeyRange) -> Self {
-        IndexQuery::of(Terms::Range(terms))
-    }
-
-    /// Keys with a term that begins with `prefix`.
-    pub fn prefix(prefix: impl Into<Vec<u8>>) -> Self {
-        IndexQuery::of(Terms::Prefix(prefix.into()))
-    }
-
-    /// From the last term to the first.
-    pub fn reverse(mut self) -> Self {
-        self.reverse = true;
-        self
-    }
-
-    /// At most so many keys in a page; 1,000 if not said. At least 1.
-    pub fn limit(mut self, keys: usize) -> Self {
-        self.limit = keys;
-        self
-    }
-
-    /// Goes on where the page that gave `cursor` ended.
-    pub fn after(mut self, cursor: Cursor) -> Self {
-        self.after = Some(cursor);
-        self
-    }
-
-    fn scan(&self, index: &Index) -> Scan {
-        let mut scan = Scan::of(index.range_of(&self.terms)).limit(self.limit);
-        if self.reverse {
-            scan = scan.reverse();
-        }
-        match &self.after {
-            Some(cursor) => scan.after(cursor.clone()),
-            None => scan,
-        }
-    }
-}
-
 impl IndexedData {
     /// Puts the indexes that `data` has over it. One whose building was cut short is built again.
     ///
@@ -155,20 +95,30 @@ impl IndexedData {
             writer: Mutex::new(()),
             data,
         };
+        let declared = inner.declared()?;
+        for name in &declared {
+            inner.extractor(name)?;
+        }
         let mut indexes = BTreeMap::new();
-        for (name, id, is_ready) in entries::catalogue(&*inner.data)? {
+        for (name, id, state) in entries::catalogue(&*inner.data)? {
+            // One that no region has any more goes, whether its extractor is known or not.
+            if state.of_regions && !declared.contains(&name) {
+                inner.remove(&name, id)?;
+                continue;
+            }
             let extractor = inner.extractor(&name)?;
             let index = Index {
                 id,
-                is_ready,
+                state,
                 extractor,
             };
             indexes.insert(name, index);
         }
         inner.set(indexes.clone());
-        for (name, index) in indexes.into_iter().filter(|(_, index)| !index.is_ready) {
+        for (name, index) in indexes.into_iter().filter(|(_, i)| !i.state.is_ready) {
             inner.build(&name, index)?;
         }
+        inner.build_declared(&declared)?;
         Ok(IndexedData(Arc::new(inner)))
     }
 
@@ -191,29 +141,27 @@ impl IndexedData {
             let name = name.to_string();
             return Err(Error::IndexExists { name });
         }
-        let last = indexes.values().map(|index| index.id).max().unwrap_or(0);
-        let index = Index {
-            id: last + 1,
-            is_ready: false,
-            extractor: inner.extractor(name)?,
-        };
+        let index = inner.new_index(name, false)?;
         inner.build(name, index)
     }
 
-    /// Removes an index. Durable on return.
+    /// Removes an index. Durable on return. One that a region has stays until none has it.
     ///
     /// # Errors
     /// `IndexNotFound`; those of the store.
     pub fn drop_index(&self, name: &str) -> Result<()> {
         let inner = &*self.0;
         let _writer = inner.lock();
-        let index = inner.index(name)?;
+        let mut index = inner.index(name)?;
+        if !inner.declared()?.contains(name) {
+            return inner.remove(name, index.id);
+        }
+        index.state.of_regions = true;
         let mut batch = AppBatch::new();
-        batch.delete(Keyspace::Store, entries::catalogue_key(name));
-        batch.delete_range(Keyspace::Store, &index.all());
+        entries::put_catalogue(&mut batch, name, &index);
         inner.data.write(&batch, Durability::Synced)?;
         let mut indexes = inner.indexes();
-        indexes.remove(name);
+        indexes.insert(name.to_string(), index);
         inner.set(indexes);
         Ok(())
     }
@@ -224,17 +172,27 @@ impl IndexedData {
     /// `IndexNotFound`; `IndexNotReady` if an import has failed half-way; `CursorInvalid` if the cursor
     /// is not of this query; those of the store.
     pub fn query(&self, name: &str, query: &IndexQuery) -> Result<Page> {
-        let inner = &*self.0;
-        let index = inner.index(name)?;
-        if !index.is_ready {
-            let name = name.to_string();
-            return Err(Error::IndexNotReady { name });
-        }
-        let view = inner.data.view()?;
-        let found = view.page(Keyspace::Store, &query.scan(&index))?;
-        let keys: Vec<&[u8]> = found.keys().filter_map(|e| index.key_of(e)).collect();
+        query_in(&*self.0.data.view()?, name, query, &KeyRange::all())
+    }
+}
+
+/// The keys of `range` that `query` asks for, as `view` has them.
+fn query_in(view: &dyn DataRead, name: &str, query: &IndexQuery, range: &KeyRange) -> Result<Page> {
+    let named = || name.to_string();
+    let (id, state) =
+        entries::find(view, name)?.ok_or_else(|| Error::IndexNotFound { name: named() })?;
+    if !state.is_ready {
+        return Err(Error::IndexNotReady { name: named() });
+    }
+    let mut scan = query.scan(id.range_of(query.terms()));
+    let (mut pairs, mut cursor) = (Vec::new(), None);
+    // Entries of other regions lie between: as many as there is room for are read at a time.
+    while pairs.len() < query.keys_max() {
+        scan = scan.limit(query.keys_max() - pairs.len());
+        let found = view.page(Keyspace::Store, &scan)?;
+        let keys = found.keys().filter_map(|entry| id.key_of(entry));
+        let keys: Vec<&[u8]> = keys.filter(|key| range.contains(key)).collect();
         let values = view.multi_get(Keyspace::Data, &keys)?;
-        let mut pairs = Vec::with_capacity(keys.len());
         for (key, value) in keys.into_iter().zip(values) {
             let value = value.ok_or_else(|| {
                 let what = format!("index {name}");
@@ -243,9 +201,21 @@ impl IndexedData {
             })?;
             pairs.push((key.to_vec(), value));
         }
-        let cursor = found.cursor;
-        Ok(Page { pairs, cursor })
+        cursor = found.cursor;
+        match &cursor {
+            Some(cursor) => scan = scan.after(cursor.clone()),
+            None => break,
+        }
     }
+    Ok(Page { pairs, cursor })
+}
+
+/// Whether there are indexes over `data`, which have to be kept up to date.
+///
+/// # Errors
+/// `Corruption`; those of the store.
+pub(crate) fn has_indexes(data: &dyn DataRead) -> Result<bool> {
+    Ok(!entries::catalogue(data)?.is_empty())
 }
 
 /// What is done for a key and its value.
@@ -279,11 +249,73 @@ impl Inner {
         })
     }
 
-    /// Makes `index` of everything that is there. Nobody writes meanwhile.
-    fn build(&self, name: &str, index: Index) -> Result<()> {
+    /// An index that there is not yet.
+    fn new_index(&self, name: &str, of_regions: bool) -> Result<Index> {
+        let last = self.indexes().values().map(|index| index.id.0).max();
+        Ok(Index {
+            id: IndexId(last.unwrap_or(0) + 1),
+            state: State {
+                is_ready: false,
+                of_regions,
+            },
+            extractor: self.extractor(name)?,
+        })
+    }
+
+    /// The indexes that regions of this store have.
+    fn declared(&self) -> Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        let mut take = |key: &[u8], value: &[u8]| {
+            names.extend(Declared::under(key, Some(value))?.0);
+            Ok(ControlFlow::Continue(()))
+        };
+        self.data
+            .scan(Keyspace::Index, &KeyRange::all(), &mut take)?;
+        Ok(names)
+    }
+
+    /// Builds those of `declared` that there are not yet. Nobody writes meanwhile.
+    fn build_declared(&self, declared: &BTreeSet<String>) -> Result<()> {
+        let indexes = self.indexes();
+        for name in declared.iter().filter(|name| !indexes.contains_key(*name)) {
+            self.build(name, self.new_index(name, true)?)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the indexes that were there for regions none of which has them any more.
+    fn drop_undeclared(&self) -> Result<()> {
+        let mut of_regions = self.indexes();
+        of_regions.retain(|_, index| index.state.of_regions);
+        if of_regions.is_empty() {
+            return Ok(());
+        }
+        let declared = self.declared()?;
+        for (name, index) in of_regions {
+            if !declared.contains(&name) {
+                self.remove(&name, index.id)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&self, name: &str, id: IndexId) -> Result<()> {
         let mut batch = AppBatch::new();
-        entries::put_catalogue(&mut batch, name, index.id, false);
-        batch.delete_range(Keyspace::Store, &index.all());
+        batch.delete(Keyspace::Store, entries::catalogue_key(name));
+        batch.delete_range(Keyspace::Store, &id.all());
+        self.data.write(&batch, Durability::Synced)?;
+        let mut indexes = self.indexes();
+        indexes.remove(name);
+        self.set(indexes);
+        Ok(())
+    }
+
+    /// Makes `index` of everything that is there. Nobody writes meanwhile.
+    fn build(&self, name: &str, mut index: Index) -> Result<()> {
+        index.state.is_ready = false;
+        let mut batch = AppBatch::new();
+        entries::put_catalogue(&mut batch, name, &index);
+        batch.delete_range(Keyspace::Store, &index.id.all());
         self.data.write(&batch, Durability::Synced)?;
         let one = BTreeMap::from([(name.to_string(), index)]);
         self.add_entries(&one, &KeyRange::all())?;
@@ -329,8 +361,8 @@ impl Inner {
     fn make_ready(&self, mut changed: BTreeMap<String, Index>) -> Result<()> {
         let mut batch = AppBatch::new();
         for (name, index) in &mut changed {
-            index.is_ready = true;
-            entries::put_catalogue(&mut batch, name, index.id, true);
+            index.state.is_ready = true;
+            entries::put_catalogue(&mut batch, name, index);
         }
         self.data.write(&batch, Durability::Synced)?;
         let mut indexes = self.indexes();
@@ -404,12 +436,17 @@ impl ApplicationDataStorage for IndexedData {
         let inner = &*self.0;
         {
             let _writer = inner.lock();
+            let of_regions = OfRegions::of(batch)?;
+            inner.build_declared(&of_regions.declared)?;
             let indexes = inner.indexes();
             if !indexes.is_empty() {
                 let batch = inner.completed(&indexes, batch)?;
                 inner.data.write(&batch, Durability::Buffered)?;
             } else {
                 inner.data.write(batch, Durability::Buffered)?;
+            }
+            if of_regions.changes {
+                inner.drop_undeclared()?;
             }
         }
         // Outside of the lock, so that writers share an fsync.
@@ -420,7 +457,9 @@ impl ApplicationDataStorage for IndexedData {
     }
 
     fn view(&self) -> Result<Box<dyn DataView>> {
-        Ok(Box::new(Hidden(self.0.data.view()?)))
+        let inner = Arc::clone(&self.0);
+        let data = self.0.data.view()?;
+        Ok(Box::new(View { data, inner }))
     }
 
     fn begin_import(&self, range: &KeyRange) -> Result<Box<dyn DataImport>> {
@@ -428,6 +467,7 @@ impl ApplicationDataStorage for IndexedData {
             import: self.0.data.begin_import(range)?,
             inner: Arc::clone(&self.0),
             range: range.clone(),
+            declared: BTreeSet::new(),
         }))
     }
 
@@ -440,49 +480,24 @@ impl ApplicationDataStorage for IndexedData {
     }
 }
 
-/// Data without the entries of the indexes.
-struct Hidden<D>(D);
-
-fn is_own(keyspace: Keyspace, key: &[u8]) -> bool {
-    keyspace == Keyspace::Store && key.starts_with(PREFIX)
+/// What a batch says of the indexes of regions.
+#[derive(Default)]
+struct OfRegions {
+    declared: BTreeSet<String>,
+    changes: bool,
 }
 
-impl<D: std::ops::Deref<Target: DataRead>> DataRead for Hidden<D> {
-    fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        match is_own(keyspace, key) {
-            true => Ok(None),
-            false => self.0.get(keyspace, key),
+impl OfRegions {
+    fn of(batch: &AppBatch) -> Result<Self> {
+        let mut of_regions = OfRegions::default();
+        for op in batch.ops().filter(|op| op.keyspace() == Keyspace::Index) {
+            of_regions.changes = true;
+            if let AppOp::Put { key, value, .. } = op {
+                let Declared(names) = Declared::under(key, Some(value))?;
+                of_regions.declared.extend(names);
+            }
         }
-    }
-
-    fn multi_get(&self, keyspace: Keyspace, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>> {
-        let mut values = self.0.multi_get(keyspace, keys)?;
-        for (_, value) in (keys.iter().zip(&mut values)).filter(|(key, _)| is_own(keyspace, key)) {
-            *value = None;
-        }
-        Ok(values)
-    }
-
-    fn scan(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
-        self.0.scan(
-            keyspace,
-            range,
-            &mut |key, value| match is_own(keyspace, key) {
-                true => Ok(ControlFlow::Continue(())),
-                false => visit(key, value),
-            },
-        )
-    }
-
-    fn scan_back(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
-        self.0.scan_back(
-            keyspace,
-            range,
-            &mut |key, value| match is_own(keyspace, key) {
-                true => Ok(ControlFlow::Continue(())),
-                false => visit(key, value),
-            },
-        )
+        Ok(of_regions)
     }
 }
 
@@ -501,6 +516,14 @@ impl DataRead for IndexedData {
 
     fn scan_back(&self, keyspace: Keyspace, range: &KeyRange, visit: &mut Visit<'_>) -> Result<()> {
         Hidden(&*self.0.data).scan_back(keyspace, range, visit)
+    }
+
+    fn has_extractor(&self, name: &str) -> bool {
+        self.0.extractors.contains_key(name)
+    }
+
+    fn query_index(&self, name: &str, query: &IndexQuery, range: &KeyRange) -> Result<Page> {
+        query_in(&*self.0.data.view()?, name, query, range)
     }
 }
 

@@ -275,6 +275,8 @@ fn commands_and_replies_have_their_golden_bytes() {
         (increment("k", -3), "2a050a016b1005"),
         (KvCommand::Batch(vec![delete("k")]), "32050a0312016b"),
         (KvCommand::Batch(vec![]), "3200"),
+        (KvCommand::CreateIndex { name: "i".into() }, "520169"),
+        (KvCommand::DropIndex { name: "i".into() }, "5a0169"),
     ];
     for (command, bytes) in commands {
         assert_eq!(hex(&command.encode()), bytes, "{command:?}");
@@ -298,6 +300,18 @@ fn commands_and_replies_have_their_golden_bytes() {
         (
             KvReply::Refused(KvRefusal::Overflow { present: -1 }),
             "5001",
+        ),
+        (
+            KvReply::Refused(KvRefusal::IndexExists { name: "i".into() }),
+            "5a0169",
+        ),
+        (
+            KvReply::Refused(KvRefusal::IndexNotFound { name: "i".into() }),
+            "620169",
+        ),
+        (
+            KvReply::Refused(KvRefusal::IndexWithoutExtractor { name: "i".into() }),
+            "6a0169",
         ),
     ];
     for (reply, bytes) in replies {
@@ -354,6 +368,14 @@ fn command() -> impl Strategy<Value = KvCommand> {
     })
 }
 
+fn expected_sum(value: Option<&Vec<u8>>, by: i64) -> Result<i64, KvRefusal> {
+    let text = value.map_or("0".into(), |value| String::from_utf8_lossy(value));
+    let present = text.parse::<i64>().ok().filter(|n| n.to_string() == text);
+    let present = present.ok_or(KvRefusal::NotANumber)?;
+    let sum = present.checked_add(by);
+    sum.ok_or(KvRefusal::Overflow { present })
+}
+
 /// What `command` does to the region of `range`, said once more and simply.
 fn expected(model: &mut Model, range: &KeyRange, command: &KvCommand) -> KvReply {
     let region = range.clone();
@@ -391,13 +413,9 @@ fn expected(model: &mut Model, range: &KeyRange, command: &KvCommand) -> KvReply
             return KvReply::Swapped;
         }
         KvCommand::Increment { key, by } => {
-            let text = model.get(key).map_or(&b"0"[..], |value| value);
-            let text = String::from_utf8_lossy(text).into_owned();
-            let Some(present) = text.parse::<i64>().ok().filter(|n| n.to_string() == text) else {
-                return KvReply::Refused(KvRefusal::NotANumber);
-            };
-            let Some(sum) = present.checked_add(*by) else {
-                return KvReply::Refused(KvRefusal::Overflow { present });
+            let sum = match expected_sum(model.get(key), *by) {
+                Ok(sum) => sum,
+                Err(refusal) => return KvReply::Refused(refusal),
             };
             model.insert(key.clone(), sum.to_string().into_bytes());
             return KvReply::Incremented(sum);
@@ -418,9 +436,7 @@ fn expected(model: &mut Model, range: &KeyRange, command: &KvCommand) -> KvReply
             *model = after;
             return KvReply::Batch(replies);
         }
-        KvCommand::PutUntil { .. } | KvCommand::At { .. } | KvCommand::ExpireUntil { .. } => {
-            unreachable!("these are for the model that knows the time")
-        }
+        _ => unreachable!("these are for those who know the time, or have indexes"),
     }
     KvReply::Done
 }

@@ -9,7 +9,7 @@ use crate::types::KeyRange;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Command {
-    #[prost(oneof = "Doing", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "Doing", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     doing: Option<Doing>,
 }
 
@@ -33,6 +33,10 @@ enum Doing {
     At(Box<At>),
     #[prost(uint64, tag = "9")]
     ExpireUntil(u64),
+    #[prost(string, tag = "10")]
+    CreateIndex(String),
+    #[prost(string, tag = "11")]
+    DropIndex(String),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -95,7 +99,7 @@ struct Commands {
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Reply {
-    #[prost(oneof = "Became", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "Became", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     became: Option<Became>,
 }
 
@@ -121,6 +125,12 @@ enum Became {
     NotANumber(()),
     #[prost(sint64, tag = "10")]
     Overflow(i64),
+    #[prost(string, tag = "11")]
+    IndexExists(String),
+    #[prost(string, tag = "12")]
+    IndexNotFound(String),
+    #[prost(string, tag = "13")]
+    IndexWithoutExtractor(String),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -190,6 +200,8 @@ impl From<&KvCommand> for Command {
                 command: Some(Box::new(Command::from(&**command))),
             })),
             KvCommand::ExpireUntil { now_ms } => Doing::ExpireUntil(*now_ms),
+            KvCommand::CreateIndex { name } => Doing::CreateIndex(name.clone()),
+            KvCommand::DropIndex { name } => Doing::DropIndex(name.clone()),
             KvCommand::Batch(commands) => Doing::Batch(Commands {
                 commands: commands.iter().map(Command::from).collect(),
             }),
@@ -215,6 +227,8 @@ impl Command {
                 command: Box::new(at.command?.understood()?),
             },
             Doing::ExpireUntil(now_ms) => KvCommand::ExpireUntil { now_ms },
+            Doing::CreateIndex(name) => KvCommand::CreateIndex { name },
+            Doing::DropIndex(name) => KvCommand::DropIndex { name },
             Doing::Put(KeyValue { key, value }) => KvCommand::Put { key, value },
             Doing::Delete(key) => KvCommand::Delete { key },
             Doing::DeleteRange(range) => KvCommand::DeleteRange {
@@ -253,6 +267,11 @@ impl From<&KvReply> for Reply {
                 KvRefusal::OutOfRange { region } => Became::OutOfRange(region.into()),
                 KvRefusal::NotANumber => Became::NotANumber(()),
                 KvRefusal::Overflow { present } => Became::Overflow(*present),
+                KvRefusal::IndexExists { name } => Became::IndexExists(name.clone()),
+                KvRefusal::IndexNotFound { name } => Became::IndexNotFound(name.clone()),
+                KvRefusal::IndexWithoutExtractor { name } => {
+                    Became::IndexWithoutExtractor(name.clone())
+                }
             },
         };
         Reply {
@@ -282,6 +301,11 @@ impl Reply {
             }),
             Became::NotANumber(()) => KvReply::Refused(KvRefusal::NotANumber),
             Became::Overflow(present) => KvReply::Refused(KvRefusal::Overflow { present }),
+            Became::IndexExists(name) => KvReply::Refused(KvRefusal::IndexExists { name }),
+            Became::IndexNotFound(name) => KvReply::Refused(KvRefusal::IndexNotFound { name }),
+            Became::IndexWithoutExtractor(name) => {
+                KvReply::Refused(KvRefusal::IndexWithoutExtractor { name })
+            }
         })
     }
 }

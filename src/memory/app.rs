@@ -10,7 +10,7 @@ use crate::app_store::{
     AppBatch, AppOp, AppStats, ApplicationDataStorage, DataImport, DataRead, DataView, ImportOrder,
     Keyspace, Visit,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::types::{Durability, KeyRange};
 
 use super::journal::{Image, Journal, WriteFault};
@@ -43,13 +43,19 @@ pub struct MemoryData {
     journal: Arc<Journal<Keyspaces>>,
     // Locked around every write, so that what it says is what was written.
     pub(super) recent: Arc<Mutex<Recent>>,
+    bytes_max: u64,
 }
 
 type Tree = BTreeMap<Bytes, Bytes>;
 
-/// One tree per keyspace, in the order of [`Keyspace::ALL`]; shared with the views of it.
+/// The content of a store.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Keyspaces([Arc<Tree>; Keyspace::ALL.len()]);
+pub(super) struct Keyspaces {
+    // One for each keyspace, in the order of `Keyspace::ALL`; shared with the views of it.
+    trees: [Arc<Tree>; Keyspace::ALL.len()],
+    // Invariant: what the keys and values of the application take.
+    bytes: u64,
+}
 
 impl MemoryData {
     /// An empty store.
@@ -57,6 +63,16 @@ impl MemoryData {
         MemoryData {
             journal: Arc::new(Journal::new("memory data")),
             recent: Arc::default(),
+            bytes_max: u64::MAX,
+        }
+    }
+
+    /// An empty store whose keys and values of the application take at most so many bytes: a batch
+    /// that would take more is refused whole, with `StoreFull`. So is an import.
+    pub fn with_bytes_max(bytes_max: u64) -> Self {
+        MemoryData {
+            bytes_max,
+            ..MemoryData::new()
         }
     }
 
@@ -67,6 +83,7 @@ impl MemoryData {
         MemoryData {
             journal: Arc::new(self.journal.crash_copy(kept)),
             recent: Arc::default(),
+            bytes_max: self.bytes_max,
         }
     }
 
@@ -94,8 +111,9 @@ impl MemoryData {
         if batch.is_empty() {
             return Ok(());
         }
+        let admit = |image: &Keyspaces| image.admit(batch, self.bytes_max);
         self.journal
-            .write(batch, durability, 0, batch.bytes() as u64)?;
+            .write(admit, batch, durability, 0, batch.bytes() as u64)?;
         recent.add(batch);
         Ok(())
     }
@@ -109,7 +127,7 @@ impl Default for MemoryData {
 
 impl Keyspaces {
     fn tree(&self, keyspace: Keyspace) -> &Tree {
-        &self.0[keyspace as usize]
+        &self.trees[keyspace as usize]
     }
 
     /// What lies in `range`, which may be empty.
@@ -127,9 +145,57 @@ impl Keyspaces {
         self.tree(keyspace).range::<[u8], _>(bounds)
     }
 
-    fn tree_mut(&mut self, keyspace: Keyspace) -> &mut Tree {
-        Arc::make_mut(&mut self.0[keyspace as usize])
+    /// Refuses `batch` if the application's data would grow beyond `limit`.
+    fn admit(&self, batch: &AppBatch, limit: u64) -> Result<()> {
+        if self.bytes.saturating_add(batch.bytes() as u64) <= limit {
+            return Ok(());
+        }
+        let got = self.bytes_after(batch);
+        if got <= limit || got <= self.bytes {
+            return Ok(());
+        }
+        let what = "the memory data, in bytes,";
+        Err(Error::StoreFull { what, got, limit })
     }
+
+    /// What the application's keys and values take when `batch` is written.
+    fn bytes_after(&self, batch: &AppBatch) -> u64 {
+        let mut changed: BTreeMap<(usize, &[u8]), u64> = BTreeMap::new();
+        for op in batch.ops() {
+            let (key, now) = match op {
+                AppOp::Put { key, value, .. } => (key, item_bytes(key, value)),
+                AppOp::Delete { key, .. } => (key, 0),
+                AppOp::DeleteRange { .. } => {
+                    // Rare, and what comes behind it depends on it.
+                    let mut next = self.clone();
+                    next.apply(batch);
+                    return next.bytes;
+                }
+            };
+            if is_counted(op.keyspace()) {
+                changed.insert((op.keyspace() as usize, key), now);
+            }
+        }
+        let mut bytes = self.bytes;
+        for ((keyspace, key), now) in changed {
+            let old = self.trees[keyspace].get(key);
+            bytes = bytes + now - old.map_or(0, |value| item_bytes(key, value));
+        }
+        bytes
+    }
+
+    fn tree_mut(&mut self, keyspace: Keyspace) -> &mut Tree {
+        Arc::make_mut(&mut self.trees[keyspace as usize])
+    }
+}
+
+fn item_bytes(key: &[u8], value: &[u8]) -> u64 {
+    (key.len() + value.len()) as u64
+}
+
+/// Whether a limit is on the keys of a keyspace.
+fn is_counted(keyspace: Keyspace) -> bool {
+    Keyspace::APPLICATION.contains(&keyspace)
 }
 
 impl Image for Keyspaces {
@@ -137,29 +203,31 @@ impl Image for Keyspaces {
 
     fn apply(&mut self, batch: &AppBatch) {
         for op in batch.ops() {
-            match op {
-                AppOp::Put {
-                    keyspace,
-                    key,
-                    value,
-                } => {
-                    let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
-                    self.tree_mut(keyspace).insert(key, value);
+            let tree = self.tree_mut(op.keyspace());
+            let (added, removed) = match op {
+                AppOp::Put { key, value, .. } => {
+                    let (name, content) =
+                        (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+                    let old = tree.insert(name, content);
+                    (
+                        item_bytes(key, value),
+                        old.map_or(0, |v| item_bytes(key, &v)),
+                    )
                 }
-                AppOp::Delete { keyspace, key } => {
-                    self.tree_mut(keyspace).remove(key);
+                AppOp::Delete { key, .. } => {
+                    let old = tree.remove(key);
+                    (0, old.map_or(0, |v| item_bytes(key, &v)))
                 }
-                AppOp::DeleteRange {
-                    keyspace,
-                    start,
-                    end,
-                } => {
-                    let tree = self.tree_mut(keyspace);
+                AppOp::DeleteRange { start, end, .. } => {
                     let mut behind = tree.split_off(start);
                     if !end.is_empty() {
                         tree.append(&mut behind.split_off(end));
                     }
+                    (0, behind.iter().map(|(k, v)| item_bytes(k, v)).sum())
                 }
+            };
+            if is_counted(op.keyspace()) {
+                self.bytes = self.bytes + added - removed;
             }
         }
     }
@@ -232,6 +300,7 @@ impl ApplicationDataStorage for MemoryData {
             data: MemoryData {
                 journal: Arc::clone(&self.journal),
                 recent: Arc::clone(&self.recent),
+                bytes_max: self.bytes_max,
             },
             order: ImportOrder::new(range),
             batch,
@@ -262,6 +331,11 @@ struct MemoryImport {
 impl DataImport for MemoryImport {
     fn put(&mut self, keyspace: Keyspace, key: &[u8], value: &[u8]) -> Result<()> {
         self.order.take(keyspace, key)?;
+        let got = (self.batch.bytes() + key.len() + value.len()) as u64;
+        if got > self.data.bytes_max {
+            let (what, limit) = ("the memory data, in bytes,", self.data.bytes_max);
+            return Err(Error::StoreFull { what, got, limit });
+        }
         self.batch.put(keyspace, key, value);
         Ok(())
     }

@@ -91,9 +91,11 @@ impl<I: Image> Journal<I> {
         self.shared().counts
     }
 
-    /// Writes `batch`, which counts as `entries` and `bytes`.
+    /// Writes `batch`, which counts as `entries` and `bytes`, unless `admit` refuses it when it has seen
+    /// the content.
     pub(super) fn write(
         &self,
+        admit: impl FnOnce(&I) -> Result<()>,
         batch: &I::Batch,
         durability: Durability,
         entries: u64,
@@ -101,6 +103,7 @@ impl<I: Image> Journal<I> {
     ) -> Result<()> {
         let mut state = self.exclusive();
         self.check(&state)?;
+        admit(&state.current)?;
         if state.fault == Some(WriteFault::DiskFull) {
             let path = PathBuf::from(self.name);
             return Err(state.fail(Error::DiskFull { op: "write", path }));

@@ -36,6 +36,7 @@ use super::journal::{Image, Journal, WriteFault};
 #[derive(Debug)]
 pub struct MemoryLog {
     journal: Journal<Logs>,
+    entries_max: Option<u64>,
 }
 
 /// Invariant: no region is empty.
@@ -53,6 +54,16 @@ impl MemoryLog {
     pub fn new() -> Self {
         MemoryLog {
             journal: Journal::new("memory log"),
+            entries_max: None,
+        }
+    }
+
+    /// An empty store that holds at most so many entries, of all regions together: a write of more is
+    /// refused with `StoreFull`, and changes nothing.
+    pub fn with_entries_max(entries_max: u64) -> Self {
+        MemoryLog {
+            entries_max: Some(entries_max),
+            ..MemoryLog::new()
         }
     }
 
@@ -62,6 +73,7 @@ impl MemoryLog {
     pub fn crash_copy(&self, kept: usize) -> Self {
         MemoryLog {
             journal: self.journal.crash_copy(kept),
+            entries_max: self.entries_max,
         }
     }
 
@@ -106,6 +118,49 @@ impl Image for Logs {
 }
 
 impl Logs {
+    fn count(&self) -> u64 {
+        self.0.values().map(|log| log.entries.len() as u64).sum()
+    }
+
+    /// How many entries there are when `batch` is written. What it overwrites and removes makes room.
+    fn count_after(&self, batch: &LogBatch) -> u64 {
+        if (batch.ops().iter()).any(|op| matches!(op, LogOp::Clear { .. })) {
+            // Rare, and what comes behind it depends on it.
+            let mut next = self.clone();
+            next.apply(batch);
+            return next.count();
+        }
+        let (mut added, mut removed) = (0, 0);
+        for op in batch.ops() {
+            match op {
+                LogOp::Append { region, entries } => {
+                    let first = entries.first().map_or(0, |entry| entry.index);
+                    let known = self.entries(*region, first..first + entries.len() as u64);
+                    added += entries.len() as u64 - known.count() as u64;
+                }
+                LogOp::Remove { region, range } => {
+                    removed += self.entries(*region, range.clone()).count() as u64;
+                }
+                LogOp::State { .. } | LogOp::Clear { .. } => {}
+            }
+        }
+        self.count() + added - removed
+    }
+
+    /// Refuses `batch`, which brings `added` entries, if there would be more than `limit` then.
+    fn admit(&self, batch: &LogBatch, added: u64, limit: u64) -> Result<()> {
+        let count = self.count();
+        if added == 0 || count + added <= limit {
+            return Ok(());
+        }
+        let got = self.count_after(batch);
+        if got <= limit || got <= count {
+            return Ok(());
+        }
+        let what = "the memory log, in entries,";
+        Err(Error::StoreFull { what, got, limit })
+    }
+
     fn remove(&mut self, region: RegionId, range: &Range<u64>) {
         let Some(log) = self.0.get_mut(&region) else {
             return;
@@ -168,7 +223,9 @@ impl RaftLogStorage for MemoryLog {
                 LogOp::Remove { .. } | LogOp::Clear { .. } => {}
             }
         }
-        self.journal.write(batch, durability, entries, bytes)
+        let limit = self.entries_max.unwrap_or(u64::MAX);
+        let admit = |logs: &Logs| logs.admit(batch, entries, limit);
+        self.journal.write(admit, batch, durability, entries, bytes)
     }
 
     fn read_entries(

@@ -42,13 +42,21 @@ impl Peer {
         if !matches!(self.stage, Stage::Active) || raft.raft_log.committed >= commit {
             return;
         }
-        if let Some(last) = entries.last()
+        // What is committed here is the same there, and a log that a snapshot brought begins behind `before`.
+        let from = match raft.raft_log.term(raft.raft_log.committed) {
+            Ok(term) if raft.raft_log.committed > before.index => {
+                LogPosition::new(term, raft.raft_log.committed)
+            }
+            _ => before,
+        };
+        let missing = &entries[entries.partition_point(|e| e.index <= from.index)..];
+        if let Some(last) = missing.last()
             && last.term > raft.term
         {
             raft.become_follower(last.term, 0);
         }
         raft.raft_log
-            .maybe_append(before.index, before.term, commit, entries);
+            .maybe_append(from.index, from.term, commit, missing);
     }
 
     /// Proposes to take a neighbour in, unless the last such proposal may still be applied.

@@ -63,6 +63,11 @@ impl Peer {
         self.tick_reads();
         self.tick_transfer();
         self.ask_whether_gone(out);
+        if (self.rest.ticks).is_multiple_of(self.options.gc_ticks.max(1))
+            && let Err(error) = self.raft.mut_store().snapshot_by_policy()
+        {
+            tracing::warn!(region = %self.region_id(), %error, "snapshot by policy not made");
+        }
         if self.is_leader() {
             if (self.rest.ticks).is_multiple_of(self.options.gc_ticks.max(1)) {
                 self.compact_log();

@@ -15,7 +15,7 @@ use crate::memory::{MemoryData, MemoryLog, MemorySnapshots};
 use crate::proto::{INITIAL_INDEX, INITIAL_TERM, Peer as PeerMeta, Region};
 use crate::snapshot_data::RaftSnapshotData;
 use crate::transport::{PeerBody, PeerMessage};
-use crate::types::{KeyRange, PeerId};
+use crate::types::{KeyRange, LogPosition, PeerId};
 use crate::workers::{Applied, ApplyWork, PeerKey, SlowTask, SteppedWorkers};
 
 /// Peer 1 of region 1, which the peers 2 and 3 share.
@@ -382,6 +382,17 @@ fn an_admin_entry_waits_for_those_before_it_and_holds_up_those_behind_it() {
         .expect("it decodes")
         .expect("its turn");
     assert_eq!(entry.entry.index, FIRST + 1);
+}
+
+#[test]
+fn what_a_merge_carries_may_begin_before_a_log_that_a_snapshot_brought() {
+    let mut rig = Rig::new();
+    rig.hear(append(FIRST..FIRST + 2, INITIAL_INDEX));
+    let carried: Vec<Entry> = (FIRST - 2..FIRST + 3).map(put).collect();
+    let before = LogPosition::new(INITIAL_TERM, FIRST - 3);
+    rig.peer.catch_up(before, FIRST + 2, &carried);
+    let log = &rig.peer.raft.raft.raft_log;
+    assert_eq!((log.committed, log.last_index()), (FIRST + 2, FIRST + 2));
 }
 
 #[test]

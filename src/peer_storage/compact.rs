@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::PeerStorage;
+use super::coordinated::Counts;
 use crate::app_store::{AppBatch, Keyspace};
 use crate::error::{Error, Result};
 use crate::keys::region_key;
@@ -82,6 +83,7 @@ impl PeerStorage {
         let first_index = truncated.index + 1;
         let before = self.log_last() + 1 - self.log_first();
         let kept = self.log_last() - truncated.index;
+        Counts::add(&self.engines.tasks.needed.counts().log_compactions);
         self.log_bytes.get_mut().shrink(kept, before);
         self.accept_apply_state(state);
         let terms = self.terms.get_mut();
@@ -117,6 +119,10 @@ impl PeerStorage {
         {
             let range = range.start..first_index.min(range.end);
             self.log_start = range.end;
+            // Where the log began is not known after an open: what was there before is not counted.
+            if range.start > 0 {
+                self.engines.metrics.compacted(range.end - range.start);
+            }
             batch.remove(self.region_id(), range);
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use raft::eraftpb::HardState;
 
+use super::coordinated::remove_record;
 use super::destroy::remove_leftovers;
 use super::open::read_region;
 use super::recovery::Stored;
@@ -136,6 +137,7 @@ fn write_new(engines: &Arc<Engines>, stored: Stored) -> Result<PeerStorage> {
         Some(old) => remove_leftovers(engines, &old)?,
         None => {}
     }
+    engines.tasks.needed.forget(region);
     let durability = engines.options.durability;
     let mut log = LogBatch::default();
     add_log(&stored, &mut log);
@@ -157,6 +159,7 @@ pub(super) fn add_states(stored: &Stored, batch: &mut AppBatch) {
     batch.put(Keyspace::RegionState, key, stored.region.encode_to_vec());
     batch.put(Keyspace::ApplyState, key, stored.apply.encode_to_vec());
     batch.delete(Keyspace::SnapshotState, key);
+    remove_record(stored.region.region.region_id(), batch);
 }
 
 pub(super) fn build_new(

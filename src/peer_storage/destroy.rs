@@ -6,6 +6,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use super::coordinated::remove_record;
 use super::open::{read_region, scan_regions};
 use super::snapshot::SnapshotTask;
 use super::{Engines, Ownership, PeerStorage};
@@ -156,6 +157,7 @@ fn remove_states(region: RegionId, batch: &mut AppBatch) {
     let key = region_key(region);
     batch.delete(Keyspace::ApplyState, key);
     batch.delete(Keyspace::SnapshotState, key);
+    remove_record(region, batch);
 }
 
 /// The regions that were removed from this node, ascending by id. One whose state cannot be read is
@@ -206,6 +208,7 @@ pub(super) fn remove_leftovers(engines: &Engines, tombstone: &RegionLocalState) 
         engines.app.write(&batch, durability)?;
     }
     if had_log || had_states {
+        engines.tasks.needed.forget(region);
         remove_orphans(engines, region)?;
     }
     Ok(())

@@ -3,19 +3,25 @@
 
 use std::any::Any;
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
+use super::behind::BehindTask;
 use super::clock::Clock;
+use super::coordinated::Counts;
 use super::fetch::FetchTask;
 use super::gc::GcPolicy;
 use super::retain::CleanUpTask;
 use super::snapshot::SnapshotTask;
+use super::upkeep::SnapshotPolicy;
 use crate::app_store::ApplicationDataStorage;
 use crate::entry_cache::CacheBudget;
 use crate::error::{Error, Result};
+use crate::metrics::{NodeMetrics, NodeStats};
+use crate::persistence::{FlushPolicy, PersistenceStrategy};
 use crate::raft_log::{LogBatch, RaftLogStorage};
 use crate::snapshot_store::{RaftSnapshotStorage, Retention, SnapshotKey};
 use crate::types::{Durability, RegionId};
@@ -34,6 +40,12 @@ pub struct StorageOptions {
     pub gc: GcPolicy,
     /// Which snapshots are kept when raft has no more use for them; without, none.
     pub retention: Option<Retention>,
+    /// Whether submitted writes are on the disk first.
+    pub persistence: PersistenceStrategy,
+    /// How long a group of writes waits for others.
+    pub flush: FlushPolicy,
+    /// When a region makes a snapshot of its own accord.
+    pub snapshot_policy: SnapshotPolicy,
 }
 
 impl Default for StorageOptions {
@@ -44,6 +56,9 @@ impl Default for StorageOptions {
             retry_backoff: Duration::from_secs(1),
             gc: GcPolicy::default(),
             retention: None,
+            persistence: PersistenceStrategy::DiskFirst,
+            flush: FlushPolicy::Immediate,
+            snapshot_policy: SnapshotPolicy::never(),
         }
     }
 }
@@ -54,7 +69,9 @@ pub struct TaskSenders {
     pub fetch: Sender<FetchTask>,
     /// To the worker that builds and removes snapshot files.
     pub snapshot: Sender<SnapshotTask>,
-    /// What that worker must not remove.
+    /// To the worker that writes the log behind its callers.
+    pub behind: Sender<BehindTask>,
+    /// What the worker of the snapshots must not remove.
     pub needed: Arc<NeededFiles>,
 }
 
@@ -62,7 +79,12 @@ pub struct TaskSenders {
 /// alone, whoever has asked for their removal: the region itself may have built and given up the very
 /// file that now came from its leader.
 #[derive(Debug, Default)]
-pub struct NeededFiles(Mutex<FileUses>);
+pub struct NeededFiles {
+    uses: Mutex<FileUses>,
+    counts: Counts,
+    // Whether a policy says which snapshots stay; else each region keeps one at most.
+    keeps_many: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 struct FileUses {
@@ -70,6 +92,10 @@ struct FileUses {
     removing: HashSet<SnapshotKey>,
     // The last one that was built of each region, until the region gives it up.
     offered: HashMap<RegionId, SnapshotKey>,
+    // The last one that each region has made for itself, or gone back to.
+    kept: HashMap<RegionId, SnapshotKey>,
+    // Those that somebody looks at.
+    pinned: Vec<SnapshotKey>,
 }
 
 impl NeededFiles {
@@ -110,7 +136,46 @@ impl NeededFiles {
     /// Whether a policy has to leave `key` alone.
     pub fn is_used(&self, key: &SnapshotKey) -> bool {
         let uses = self.lock();
-        uses.needed.contains(key) || uses.offered.get(&key.region) == Some(key)
+        uses.must_stay(key) || uses.offered.get(&key.region) == Some(key)
+    }
+
+    /// From now on its region keeps `key`. Returns the one that it kept before, if that is another.
+    pub fn keep(&self, key: SnapshotKey) -> Option<SnapshotKey> {
+        let before = self.lock().kept.insert(key.region, key);
+        before.filter(|before| *before != key)
+    }
+
+    /// What `region` keeps.
+    pub fn kept(&self, region: RegionId) -> Option<SnapshotKey> {
+        self.lock().kept.get(&region).copied()
+    }
+
+    /// `region` keeps nothing any more: its peer is gone.
+    pub fn forget(&self, region: RegionId) {
+        self.lock().kept.remove(&region);
+    }
+
+    /// Nobody removes `key` while the guard lives.
+    pub fn pin(self: &Arc<Self>, key: SnapshotKey) -> PinnedFile {
+        self.lock().pinned.push(key);
+        PinnedFile {
+            files: Arc::clone(self),
+            key,
+        }
+    }
+
+    /// What the regions of the node have done.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Says whether a policy decides which snapshots stay.
+    pub fn set_keeps_many(&self, keeps_many: bool) {
+        self.keeps_many.store(keeps_many, Ordering::Relaxed);
+    }
+
+    pub(super) fn keeps_many(&self) -> bool {
+        self.keeps_many.load(Ordering::Relaxed)
     }
 
     /// Removes `key` from `store`, unless it is needed.
@@ -119,7 +184,7 @@ impl NeededFiles {
     /// Those of the store.
     pub fn remove(&self, store: &dyn RaftSnapshotStorage, key: &SnapshotKey) -> Result<()> {
         let mut uses = self.lock();
-        if uses.needed.contains(key) {
+        if uses.must_stay(key) {
             return Ok(());
         }
         uses.removing.insert(*key);
@@ -129,7 +194,31 @@ impl NeededFiles {
     }
 
     fn lock(&self) -> MutexGuard<'_, FileUses> {
-        self.0.lock().unwrap_or_else(|p| p.into_inner())
+        self.uses.lock().unwrap_or_else(|p| p.into_inner())
+    }
+}
+
+impl FileUses {
+    fn must_stay(&self, key: &SnapshotKey) -> bool {
+        self.needed.contains(key)
+            || self.kept.get(&key.region) == Some(key)
+            || self.pinned.contains(key)
+    }
+}
+
+/// A file that stays until this is dropped.
+#[must_use = "the file stays only while this lives"]
+pub struct PinnedFile {
+    files: Arc<NeededFiles>,
+    key: SnapshotKey,
+}
+
+impl Drop for PinnedFile {
+    fn drop(&mut self) {
+        let mut uses = self.files.lock();
+        if let Some(at) = uses.pinned.iter().position(|key| *key == self.key) {
+            uses.pinned.swap_remove(at);
+        }
     }
 }
 
@@ -184,6 +273,8 @@ pub struct Engines {
     pub snapshots: Arc<dyn RaftSnapshotStorage>,
     /// The bytes that all entry caches share.
     pub cache: Arc<CacheBudget>,
+    /// What is measured.
+    pub metrics: NodeMetrics,
     /// What was chosen.
     pub options: StorageOptions,
     /// Called when a worker has answered a region.
@@ -206,7 +297,18 @@ impl Engines {
             Durability::Synced => batch.durability(),
             Durability::Buffered => Durability::Buffered,
         };
-        self.log.write(batch, durability)
+        let write = || self.log.write(batch, durability);
+        self.metrics.append(batch, durability, write)
+    }
+
+    /// Shows in the metrics what the stores have counted.
+    pub fn report_metrics(&self) {
+        self.metrics.show(&NodeStats {
+            log: self.log.stats(),
+            usage: self.log.usage(),
+            app: self.app.stats(),
+            cache: self.cache.stats(),
+        });
     }
 
     /// Has the worker remove a snapshot file that raft has no more use for, or what has become too

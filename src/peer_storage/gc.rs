@@ -58,7 +58,7 @@ impl GcPolicy {
         if count == 0 {
             return None;
         }
-        let pressed = count > self.entries_max || input.bytes > self.bytes_max;
+        let pressed = self.is_pressed(input);
         let needed = match input.slowest {
             Some(matched) if !pressed => next.min(matched + 1),
             _ => next,
@@ -72,6 +72,14 @@ impl GcPolicy {
     }
 }
 
+impl GcPolicy {
+    /// Whether the log is too long to wait for anybody.
+    fn is_pressed(&self, input: &GcInput) -> bool {
+        let count = (input.applied + 1).saturating_sub(input.first_index);
+        count > self.entries_max || input.bytes > self.bytes_max
+    }
+}
+
 impl PeerStorage {
     /// The new first index, if the policy of the node asks for a compaction now. `slowest` is the
     /// matched index of the slowest follower worth waiting for; a leader takes it from raft's
@@ -81,13 +89,23 @@ impl PeerStorage {
     /// # Errors
     /// Those of the log store.
     pub fn first_index_by_policy(&self, slowest: Option<u64>) -> Result<Option<u64>> {
+        let (options, bytes) = (&self.engines.options, self.log_bytes()?);
         let input = GcInput {
             first_index: self.log_first(),
             applied: self.applied_index(),
-            bytes: self.log_bytes()?,
+            bytes,
             slowest,
         };
-        Ok(self.engines.options.gc.first_index_to_keep(&input))
+        // Where snapshots are made by policy, nothing goes that none covers, unless the log is too long.
+        let input = match options.snapshot_policy.is_never() || options.gc.is_pressed(&input) {
+            true => input,
+            false => GcInput {
+                applied: (self.kept_snapshot_index().max(self.truncated_index()))
+                    .min(self.applied_index()),
+                ..input
+            },
+        };
+        Ok(options.gc.first_index_to_keep(&input))
     }
 
     /// Compacts the log if [`PeerStorage::first_index_by_policy`] says so. Returns the new first index

@@ -11,6 +11,7 @@
 use prost::Message as _;
 use raft::eraftpb::{Entry, HardState, Snapshot};
 
+use super::coordinated::{Counts, put_record};
 use super::log_bytes::LogBytes;
 use super::snapshot::SnapshotTask;
 use super::snapshot_content::read_content;
@@ -31,6 +32,7 @@ pub(super) struct Install {
     // None if the snapshot has no data of its own.
     import: Option<Box<dyn DataImport>>,
     file: Option<SnapshotKey>,
+    content_bytes: u64,
 }
 
 impl std::fmt::Debug for Install {
@@ -54,6 +56,8 @@ pub(super) struct Target {
     // until now, so nobody else's, and whoever has them now brings its own.
     given_up: Vec<KeyRange>,
     snapshot: Snapshot,
+    // Set if the region goes back to a snapshot that it keeps.
+    restored: Option<SnapshotKey>,
 }
 
 impl PeerStorage {
@@ -141,11 +145,7 @@ impl PeerStorage {
         hard_state: Option<HardState>,
         entries: &[Entry],
     ) -> Result<Target> {
-        self.check_writable("install_snapshot")?;
-        let region = self.region_id();
-        let refused = |reason: String| Error::SnapshotRefused { region, reason };
-        let position = position(snapshot);
-        let LogPosition { term, index } = position;
+        let (region, index) = (self.region_id(), position(snapshot).index);
         let first_index = self.log_first();
         if index < first_index {
             return Err(Error::SnapshotOutOfDate {
@@ -154,6 +154,21 @@ impl PeerStorage {
                 first_index,
             });
         }
+        self.plan_switch(snapshot, hard_state, entries)
+    }
+
+    /// The same wherever the snapshot ends.
+    pub(super) fn plan_switch(
+        &self,
+        snapshot: &Snapshot,
+        hard_state: Option<HardState>,
+        entries: &[Entry],
+    ) -> Result<Target> {
+        self.check_writable("install_snapshot")?;
+        let region = self.region_id();
+        let refused = |reason: String| Error::SnapshotRefused { region, reason };
+        let position = position(snapshot);
+        let LogPosition { term, index } = position;
         if self.staged > 0 {
             let staged = self.staged;
             let reason = format!("{staged} staged writes are not durable yet, expected none");
@@ -202,6 +217,7 @@ impl PeerStorage {
             data,
             given_up,
             snapshot: snapshot.clone(),
+            restored: None,
         })
     }
 
@@ -230,12 +246,21 @@ impl PeerStorage {
 }
 
 impl Target {
+    /// The same as a way back to `key`, which the region then keeps.
+    pub fn into_restore(self, key: SnapshotKey) -> Target {
+        Target {
+            restored: Some(key),
+            ..self
+        }
+    }
+
     /// Reads the whole file into an import: if anything is wrong with it, nothing has changed yet.
     pub fn stage_data(&self, engines: &Engines) -> Result<Install> {
         let Some(info) = self.file(engines)? else {
             return Ok(Install {
                 import: None,
                 file: None,
+                content_bytes: 0,
             });
         };
         let needed = &engines.tasks.needed;
@@ -245,11 +270,13 @@ impl Target {
         let import =
             stage_import(engines, &info.key, &self.region_state.region).map_err(|error| {
                 needed.release(&info.key);
+                engines.metrics.install_refused();
                 remove_refused(engines, info.key, error)
             })?;
         Ok(Install {
             import: Some(import),
             file: Some(info.key),
+            content_bytes: info.content_bytes,
         })
     }
 
@@ -260,6 +287,17 @@ impl Target {
         install: &Install,
         mut batch: AppBatch,
     ) -> Result<()> {
+        self.add_applying(install, &mut batch);
+        let written = engines.app.write(&batch, engines.options.durability);
+        if written.is_err() {
+            let region = self.region_state.region.region_id();
+            engines.open_regions.doubt(region);
+        }
+        written
+    }
+
+    /// Puts step 1 into `batch`.
+    pub fn add_applying(&self, install: &Install, batch: &mut AppBatch) {
         let region = self.region_state.region.region_id();
         // The log that is written from this after a crash ends at the snapshot, and so must its commit:
         // what came behind the snapshot was not acknowledged yet.
@@ -271,6 +309,7 @@ impl Target {
             },
             last_index: index,
             file: install.file.map(|key| key.id.into()),
+            is_restore: self.restored.is_some(),
         };
         let key = region_key(region);
         batch.put(
@@ -286,11 +325,9 @@ impl Target {
                 batch.delete_range(keyspace, range);
             }
         }
-        let written = engines.app.write(&batch, engines.options.durability);
-        if written.is_err() {
-            engines.open_regions.doubt(region);
+        if let Some(key) = self.restored {
+            put_record(self.region_state.peer_id, key, batch);
         }
-        written
     }
 
     /// Step 2.
@@ -339,6 +376,13 @@ impl Target {
 }
 
 impl Install {
+    /// Before step 1: nothing was changed, and the file is not needed any more.
+    pub fn give_up(&self, engines: &Engines) {
+        if let Some(file) = &self.file {
+            engines.tasks.needed.release(file);
+        }
+    }
+
     /// Steps 3 and 4. Returns the region as it is now.
     pub fn finish(
         self,
@@ -346,7 +390,7 @@ impl Install {
         applying: &RegionLocalState,
     ) -> Result<RegionLocalState> {
         if let Some(import) = self.import {
-            import.finish()?;
+            (engines.metrics).install(self.content_bytes, || import.finish())?;
         }
         let state = RegionLocalState {
             state: PeerState::Normal,
@@ -357,6 +401,7 @@ impl Install {
         batch.put(Keyspace::RegionState, key, state.encode_to_vec());
         batch.delete(Keyspace::SnapshotState, key);
         engines.app.write(&batch, engines.options.durability)?;
+        Counts::add(&engines.tasks.needed.counts().snapshots_restored);
         if let Some(file) = self.file {
             engines.tasks.needed.release(&file);
             engines.remove_snapshot_file(file);

@@ -7,18 +7,21 @@
 //! | `open` | a region is found again; `recovery` holds the rules that an open checks |
 //! | `destroy` | a region ends, here or on another thread |
 //! | `read` | `raft::Storage` |
-//! | `write` | entries, hard state |
+//! | `write` | entries, hard state; `behind` writes them on another thread |
 //! | `apply` | the data, the applied index and the configuration |
 //! | `applied` | what was applied on another thread, taken over |
 //! | `compact` | the front of the log goes; `gc` is the policy |
 //! | `snapshot` | the snapshot to send: its state, its worker's task |
+//! | `coordinated`, `restore` | the snapshot that is kept, and the way back to it; `upkeep` makes them by policy |
 //! | `install` | the snapshot that came: replaces log, data and configuration; `install_task` on another thread |
 //! | `fetch` | cold entries, read by a worker |
 
 mod applied;
 mod apply;
+mod behind;
 mod clock;
 mod compact;
+mod coordinated;
 mod create;
 mod destroy;
 mod engines;
@@ -30,6 +33,7 @@ mod log_bytes;
 mod open;
 mod read;
 mod recovery;
+mod restore;
 mod retain;
 mod snapshot;
 mod snapshot_content;
@@ -38,6 +42,7 @@ mod split;
 mod term_runs;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod write;
 
 use std::cell::RefCell;
@@ -47,7 +52,9 @@ use std::sync::Arc;
 use raft::eraftpb::{ConfState, Entry, HardState};
 
 pub use applied::{AppliedStates, next_apply_state};
+pub use behind::BehindTask;
 pub use clock::Clock;
+pub use coordinated::SnapshotMaker;
 pub(crate) use destroy::{DestroyTask, Leaves, tombstone_ops};
 pub use destroy::{finish_removals, tombstones};
 pub use engines::{
@@ -57,8 +64,15 @@ pub use fetch::FetchTask;
 pub use gc::{GcInput, GcPolicy};
 pub use install_task::{InstallTask, Installed};
 pub use open::{read_region, region_ids, regions};
+pub use restore::restore;
 pub use snapshot::{SNAPSHOT_TRANSITIONS, SnapshotState, SnapshotTask};
+pub(crate) use snapshot_content::Cancel;
+#[cfg(feature = "openraft")]
+pub(crate) use snapshot_content::{read_content, write_content};
+#[cfg(feature = "openraft")]
+pub(crate) use snapshot_data::PendingFile;
 pub(crate) use split::NewRegion;
+pub use upkeep::SnapshotPolicy;
 pub use write::Staged;
 
 use crate::app_store::{ApplicationDataStorage, DataRead as _, Keyspace};
@@ -68,17 +82,19 @@ use crate::expiry;
 use crate::proto::{PeerState, RaftApplyState, RaftLocalState, Region, RegionLocalState};
 use crate::reader::Reader;
 use crate::types::{LogPosition, PeerId, RegionId};
+use behind::Behind;
 use fetch::Fetches;
 use log_bytes::LogBytes;
 use snapshot::Slot;
 use term_runs::TermRuns;
+use upkeep::Upkeep;
 
 /// The durable storage of one region under one `RawNode`, which owns it. It comes from a
 /// [`CompositeStorage`](crate::CompositeStorage); `RawNode::mut_store` gives access to it again.
 ///
 /// | what happens | call |
 /// |---|---|
-/// | a `Ready` | [`persist`](Self::persist), or [`stage`](Self::stage) and [`persisted`](Self::persisted) |
+/// | a `Ready` | [`persist`](Self::persist), or [`submit`](Self::submit), or [`stage`](Self::stage) and [`persisted`](Self::persisted) |
 /// | committed entries | [`apply`](Self::apply) |
 /// | the log grows | [`compact_by_policy`](Self::compact_by_policy), or [`compact`](Self::compact) |
 /// | raft was told `LogTemporarilyUnavailable` | [`take_fetched`](Self::take_fetched) |
@@ -105,6 +121,10 @@ pub struct PeerStorage {
     cache: EntryCache,
     // No entry below this index is in the log store. Invariant: log_start <= first_index.
     log_start: u64,
+    // Snapshots that the region makes of its own accord, and what goes with them.
+    upkeep: Upkeep,
+    // Writes that were submitted and are on their way.
+    behind: Behind,
     // After an open unknown until somebody asks.
     log_bytes: RefCell<LogBytes>,
     // How many `Staged` wait for their `persisted`.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use raft::eraftpb::HardState;
 
+use super::behind::Behind;
+use super::coordinated::read_record;
 use super::destroy::{remove_leftovers, remove_orphans};
 use super::install::stage_import;
 use super::log_bytes::LogBytes;
@@ -13,6 +15,7 @@ use super::recovery::{Refusal, Stored};
 use super::snapshot::Slot;
 use super::snapshot_data::PendingSnapshot;
 use super::term_runs::TermRuns;
+use super::upkeep::Upkeep;
 use super::{Engines, Ownership, PeerStorage};
 use crate::app_store::{AppBatch, Keyspace};
 use crate::entry_cache::EntryCache;
@@ -68,6 +71,9 @@ impl PeerStorage {
         })?;
         // An install that failed without a restart has left its file in need until now.
         engines.tasks.needed.release_region(region);
+        if let Some(kept) = read_record(&*engines.app, region, stored.region.peer_id)? {
+            engines.tasks.needed.keep(kept);
+        }
         if engines.options.retention.is_none() {
             remove_orphans(engines, region)?;
         }
@@ -96,6 +102,8 @@ impl PeerStorage {
             terms: RefCell::new(terms),
             cache: EntryCache::new(Arc::clone(&engines.cache)),
             log_start,
+            upkeep: Upkeep::default(),
+            behind: Behind::default(),
             log_bytes: RefCell::new(LogBytes::Unknown {
                 old_end: last_index + 1,
                 added: 0,
@@ -227,8 +235,8 @@ fn is_half_split(engines: &Engines, stored: &Stored) -> Result<bool> {
 /// Goes on with a snapshot whose install was interrupted (rules 10 and 11).
 ///
 /// If the log is still the old one, it is wiped now. An old log ends before the snapshot, or it holds
-/// the entry at the snapshot's index, because a snapshot is only taken from first_index on; the log
-/// that the install writes begins behind that entry. Commit and last index alone cannot tell: the old
+/// the entry at the snapshot's index, because a leader's is only taken from first_index on; the log
+/// that the install writes begins behind that entry. A restore wipes it whatever it is. Commit and last index alone cannot tell: the old
 /// ones may be the larger. Then the data is imported again, whatever had been done of it.
 fn resume_install(engines: &Engines, stored: &mut Stored) -> Result<()> {
     let region = stored.region.region.region_id();
@@ -250,8 +258,10 @@ fn resume_install(engines: &Engines, stored: &mut Stored) -> Result<()> {
         }
     };
     let index = pending.last_index;
+    let is_restore = pending.is_restore;
     let pending: HardState = pending.hard_state.into();
-    let is_old = stored.raft.last_index < index
+    let is_old = is_restore
+        || stored.raft.last_index < index
         || stored.raft.hard_state.term < pending.term
         || stored.raft.hard_state.commit < pending.commit
         || engines.log.read_entry(region, index)?.is_some();

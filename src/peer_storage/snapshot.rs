@@ -13,13 +13,14 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use raft::eraftpb::Snapshot;
 
+use super::coordinated::{Counts, MakeTask};
 use super::retain::CleanUpTask;
 use super::snapshot_content::{Cancel, write_content};
+use super::snapshot_data::read_states;
 use super::{NeededFiles, PeerStorage};
-use crate::app_store::{DataRead, DataView, Keyspace};
+use crate::app_store::{ApplicationDataStorage, DataView};
 use crate::error::{Error, Result, catch_panic};
-use crate::keys::region_key;
-use crate::proto::{PeerState, RaftApplyState, RegionEpoch, RegionLocalState};
+use crate::proto::{PeerState, RegionEpoch};
 use crate::snapshot_data::{RaftSnapshotData, position};
 use crate::snapshot_store::{
     CleanUp, RaftSnapshotStorage, SnapshotInfo, SnapshotKey, SnapshotMeta,
@@ -27,7 +28,7 @@ use crate::snapshot_store::{
 use crate::types::{LogPosition, RegionId};
 
 /// No pause and no wait is longer; a point in time further away may not exist.
-const PAUSE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Work for the snapshot worker.
 pub enum SnapshotTask {
@@ -37,6 +38,17 @@ pub enum SnapshotTask {
     Remove(SnapshotKey),
     /// Remove those that the policy does not keep.
     CleanUp(CleanUpTask),
+    /// Make one that the region keeps.
+    Make(Box<MakeTask>),
+    /// Make the data durable, and say so.
+    Sync(SyncTask),
+}
+
+/// The data that is to be durable before entries go.
+pub struct SyncTask {
+    pub(super) region: RegionId,
+    pub(super) app: Arc<dyn ApplicationDataStorage>,
+    pub(super) reply: Sender<Result<()>>,
 }
 
 /// A snapshot to be built.
@@ -60,6 +72,8 @@ impl SnapshotTask {
     pub fn asker(&self) -> Option<RegionId> {
         match self {
             SnapshotTask::Build(task) => Some(task.meta.region.region_id()),
+            SnapshotTask::Make(task) => Some(task.region()),
+            SnapshotTask::Sync(task) => Some(task.region),
             SnapshotTask::Remove(_) | SnapshotTask::CleanUp(_) => None,
         }
     }
@@ -82,6 +96,15 @@ impl SnapshotTask {
                     None
                 }
             },
+            SnapshotTask::Make(task) => {
+                task.run(store, needed);
+                None
+            }
+            SnapshotTask::Sync(task) => {
+                // Whoever asked may be gone.
+                let _ = task.reply.send(task.app.sync());
+                None
+            }
             SnapshotTask::CleanUp(task) => {
                 match task.run(store, needed) {
                     Ok(CleanUp { removed: 0, .. }) => {}
@@ -100,6 +123,7 @@ impl BuildTask {
         let result = catch_panic("snapshot", || self.build(store));
         if let Ok(built) = &result {
             needed.offer(built.info.key);
+            Counts::add(&needed.counts().snapshots_created);
         }
         let unsent = self.reply.send(result).err()?;
         unsent.0.ok().map(|built| built.info.key)
@@ -419,7 +443,8 @@ impl PeerStorage {
     /// Pins a view and sends it to the worker. None if what it covers is not enough yet.
     fn start_snapshot(&self, failures: u32, demand: Demand) -> Result<Option<Generating>> {
         let view = self.engines.app.view()?;
-        let (applied, region_state) = self.read_view(&*view)?;
+        let (apply_state, region_state) = read_states(&*view, self.region_id())?;
+        let applied = apply_state.applied_index;
         let epoch = region_state.region.region_epoch;
         // A region that waits for a merge is not to be copied: the copy would not wait.
         if region_state.state != PeerState::Normal {
@@ -453,19 +478,6 @@ impl PeerStorage {
             cancel,
             reply: receiver,
         }))
-    }
-
-    /// The applied index and the region as the view has them.
-    fn read_view(&self, view: &dyn DataRead) -> Result<(u64, RegionLocalState)> {
-        let region = self.region_id();
-        let key = region_key(region);
-        let missing = |what| Error::corruption(Some(region), what, "missing in the data store");
-        let apply = view.get(Keyspace::ApplyState, &key)?;
-        let apply = apply.ok_or_else(|| missing("RaftApplyState"))?;
-        let state = view.get(Keyspace::RegionState, &key)?;
-        let state = state.ok_or_else(|| missing("RegionLocalState"))?;
-        let applied = RaftApplyState::decode_of(region, &apply)?.applied_index;
-        Ok((applied, RegionLocalState::decode_of(region, &state)?))
     }
 
     /// What a snapshot must satisfy now. It may not end before the log starts, and it may not be from

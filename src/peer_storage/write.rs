@@ -53,6 +53,7 @@ impl PeerStorage {
     /// after a refusal `ready` neither, so that a missing snapshot file may be brought and the call
     /// repeated.
     pub fn persist(&mut self, ready: &mut Ready) -> Result<()> {
+        self.keep_up();
         let mut batch = LogBatch::default();
         if !ready.snapshot().is_empty() {
             let staged = self.stage(ready, &mut batch)?;
@@ -103,6 +104,28 @@ impl PeerStorage {
         })
     }
 
+    /// Puts entries into `batch` as [`PeerStorage::append`] would write them.
+    pub(super) fn stage_append(
+        &mut self,
+        entries: &[Entry],
+        batch: &mut LogBatch,
+    ) -> Result<Staged> {
+        self.check_append(entries)?;
+        let plan = Plan {
+            entries: entries.to_vec(),
+            hard_state: self.hard_state().clone(),
+            must_sync: true,
+        };
+        self.add_to_batch(&plan, batch);
+        self.accept(plan);
+        self.staged += 1;
+        Ok(Staged {
+            region: self.region_id(),
+            last: self.last_position(),
+            install: None,
+        })
+    }
+
     /// Says that the batch of `staged` is durable. A snapshot in it is restored now.
     ///
     /// # Errors
@@ -134,6 +157,7 @@ impl PeerStorage {
     /// `InvalidArgument` if they are not contiguous, would replace an applied entry, or Readies are
     /// staged.
     pub fn append(&mut self, entries: &[Entry]) -> Result<()> {
+        self.keep_up();
         let plan = Plan {
             entries: entries.to_vec(),
             hard_state: self.hard_state().clone(),

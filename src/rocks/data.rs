@@ -23,8 +23,8 @@ use crate::types::{Durability, KeyRange};
 
 /// The data of every region of a node in one RocksDB, a column family for each [`Keyspace`].
 pub struct RocksData {
-    engine: Arc<Engine>,
-    reclaim: Arc<Reclaim>,
+    pub(super) engine: Arc<Engine>,
+    pub(super) reclaim: Arc<Reclaim>,
     // Names the staging directories of imports apart.
     imports: AtomicU64,
     import_tables: Options,

@@ -151,6 +151,11 @@ impl Engine {
         self.poison.unless(op, || change(self.db()))
     }
 
+    /// Nothing is written any more, because of a failure beside RocksDB.
+    pub(super) fn poison(&self, cause: &Error) {
+        self.poison.set(cause);
+    }
+
     /// A failed read of `what`.
     pub(super) fn read_error(
         &self,
@@ -209,6 +214,10 @@ impl Poison {
         }
         // What another thread failed to sync meanwhile may lie before what this one wrote.
         self.check()
+    }
+
+    fn set(&self, cause: &Error) {
+        let _ = self.first_failure.set(cause.to_string());
     }
 
     fn check(&self) -> Result<()> {

@@ -1,17 +1,24 @@
 //! Brings the content of a snapshot in as finished table files. Uses: types, error, app_store.
 //!
 //! The tables are written beside the database, in a directory of their own under its `import/`, so
-//! that [`DataImport::finish`] only clears the range and renames. What is left behind by a crash goes
-//! at the next open, which may need a table of it first.
+//! that [`DataImport::finish`] only clears the range and renames.
+//!
+//! | step | what becomes durable | a crash after it |
+//! |---|---|---|
+//! | 1 | the tables, in `import/` | the next open removes them |
+//! | 2 | the range cleared, and the record that names the tables | the next open takes the tables in |
+//! | 3 | a table taken in; one after the other | the same |
+//! | 4 | the record gone | nothing to do |
 
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use rocksdb::{IngestExternalFileOptions, Options, ReadOptions, SstFileWriter};
+use rocksdb::{Options, ReadOptions, SstFileWriter};
 
 use super::data::{delete_range, number};
+use super::decided::{self, Decided};
 use super::engine::{Engine, engine_error};
 use super::open::{self, IMPORT};
 use super::reclaim::Reclaim;
@@ -34,19 +41,32 @@ self_cell::self_cell!(
     }
 );
 
-/// An import in progress. Dropping it removes what it staged.
+/// An import in progress. Dropping it removes what it staged, unless it is decided.
 pub(super) struct RocksImport {
     engine: Arc<Engine>,
     reclaim: Arc<Reclaim>,
     range: KeyRange,
+    // Names it apart from the other imports of this open.
+    id: u64,
     staging: PathBuf,
     options: Options,
     open: Option<OpenTable>,
-    // The keyspace and path of every table, in the order of their keys.
-    tables: Vec<(Keyspace, PathBuf)>,
+    // The keyspace of every table, in the order of their keys.
+    tables: Vec<Keyspace>,
     order: ImportOrder,
     // Why a table could not be written. What is staged has a hole then, and is never handed over.
     failure: Option<String>,
+    // From the record on the tables are the database's: whoever has the next open needs them.
+    is_decided: bool,
+}
+
+/// What [`DataImport::finish`] has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Staged,
+    Decided,
+    TakenIn(usize),
+    Settled,
 }
 
 struct OpenTable {
@@ -64,7 +84,8 @@ impl RocksImport {
     ) -> RocksImport {
         let id = imports.fetch_add(1, Relaxed);
         RocksImport {
-            staging: engine.path().join(IMPORT).join(id.to_string()),
+            id,
+            staging: decided::staging(engine.path(), id),
             options: tables.clone(),
             engine,
             reclaim,
@@ -73,6 +94,7 @@ impl RocksImport {
             tables: Vec::new(),
             order: ImportOrder::new(range),
             failure: None,
+            is_decided: false,
         }
     }
 
@@ -115,7 +137,7 @@ impl RocksImport {
     fn start_table(&mut self, keyspace: Keyspace) -> Result<OpenTable> {
         fs::create_dir_all(&self.staging).map_err(|e| Error::io("create", &self.staging, e))?;
         DiskFs.sync_dir(self.engine.path())?;
-        let path = self.staging.join(format!("{:06}.sst", self.tables.len()));
+        let path = decided::staged(self.engine.path(), self.id, self.tables.len());
         let table = Table::try_new(self.options.clone(), |options| {
             let writer = SstFileWriter::create(options);
             writer
@@ -123,7 +145,7 @@ impl RocksImport {
                 .map_err(|e| engine_error("create", &path, e))?;
             Ok::<_, Error>(writer)
         })?;
-        self.tables.push((keyspace, path));
+        self.tables.push(keyspace);
         Ok(OpenTable {
             table,
             unlooked_bytes: 0,
@@ -139,22 +161,61 @@ impl RocksImport {
         ended.map_err(|e| engine_error("finish a table in", &self.staging, e))
     }
 
-    /// Clears the range, unless nothing is in it: a new replica's is empty, and a range tombstone over
-    /// it would force the memtables out.
-    fn clear_range(&self) -> Result<()> {
+    /// The steps, each of which is told to `after` when it is done.
+    fn finish_in_steps(&mut self, after: &mut dyn FnMut(Step) -> Result<()>) -> Result<()> {
+        self.check_failure()?;
+        self.end_table()?;
+        if !self.tables.is_empty() {
+            DiskFs.sync_dir(&self.staging)?;
+            DiskFs.sync_dir(&self.engine.path().join(IMPORT))?;
+        }
+        after(Step::Staged)?;
+        self.is_decided = true;
+        let done = self.decide_and_take_in(after);
+        if let Err(error) = &done {
+            // What is written from here on would be overwritten by the next open.
+            self.engine.poison(error);
+        }
+        done
+    }
+
+    fn decide_and_take_in(&mut self, after: &mut dyn FnMut(Step) -> Result<()>) -> Result<()> {
+        self.decide()?;
+        self.reclaim.forget(&self.range);
+        after(Step::Decided)?;
+        for (number, keyspace) in self.tables.iter().enumerate() {
+            self.take_in(number, *keyspace)?;
+            after(Step::TakenIn(number))?;
+        }
+        if !self.tables.is_empty() {
+            let mut batch = self.engine.batch(0);
+            let family = self.engine.family(self::number(Keyspace::Store));
+            batch.delete_cf(family, Decided::key(self.id));
+            self.engine.write(batch, Durability::Synced, 0)?;
+        }
+        self.is_decided = false;
+        after(Step::Settled)
+    }
+
+    /// Step 2, in one batch. A range in which nothing is, a new replica's, is not cleared: a range
+    /// tombstone over it would force the memtables out.
+    fn decide(&self) -> Result<()> {
         let mut batch = self.engine.batch(0);
-        let mut found = false;
         for keyspace in Keyspace::APPLICATION {
             if self.has_key(keyspace)? {
                 let KeyRange { start, end } = &self.range;
                 delete_range(&self.engine, &mut batch, keyspace, start, end, None)?;
-                found = true;
             }
         }
-        match found {
-            true => self.engine.write(batch, Durability::Synced, 0),
-            false => self.engine.sync(),
+        if !self.tables.is_empty() {
+            let decided = Decided {
+                id: self.id,
+                tables: self.tables.clone(),
+            };
+            let family = self.engine.family(number(Keyspace::Store));
+            batch.put_cf(family, Decided::key(self.id), decided.value());
         }
+        self.engine.write(batch, Durability::Synced, 0)
     }
 
     fn has_key(&self, keyspace: Keyspace) -> Result<bool> {
@@ -170,27 +231,22 @@ impl RocksImport {
         Ok(keys.valid())
     }
 
-    /// Hands the tables over, one by one. RocksDB renames them, and syncs them, its directory and its
-    /// manifest. While it does, the table has a durable name of its own: an open that misses the table
-    /// finds it there.
-    fn ingest(&self) -> Result<()> {
-        let mut options = IngestExternalFileOptions::default();
-        options.set_move_files(true);
-        for (number, (keyspace, table)) in self.tables.iter().enumerate() {
-            let in_doubt = self.in_doubt(number);
-            fs::rename(table, &in_doubt).map_err(|e| Error::io("rename", table, e))?;
-            DiskFs.sync_dir(&self.engine.path().join(IMPORT))?;
-            let family = self.engine.family(self::number(*keyspace));
+    fn take_in(&self, number: usize, keyspace: Keyspace) -> Result<()> {
+        let path = self.engine.path();
+        let family = self.engine.family(self::number(keyspace));
+        let was_there = decided::take_in(path, self.id, number, |options, table| {
             self.engine.unless_poisoned("import into", |db| {
-                db.ingest_external_file_cf_opts(family, &options, vec![&in_doubt])
-            })?;
+                db.ingest_external_file_cf_opts(family, options, vec![table])
+            })
+        })?;
+        match was_there {
+            true => Ok(()),
+            false => Err(Error::corruption(
+                None,
+                format!("import into {}", path.display()),
+                format!("the staged table {number} is gone"),
+            )),
         }
-        Ok(())
-    }
-
-    /// Where a table lies while RocksDB takes it in.
-    fn in_doubt(&self, number: usize) -> PathBuf {
-        self.staging.with_extension(format!("{number:06}.sst"))
     }
 }
 
@@ -206,19 +262,21 @@ impl DataImport for RocksImport {
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {
-        self.check_failure()?;
-        self.end_table()?;
-        self.clear_range()?;
-        self.reclaim.forget(&self.range);
-        self.ingest()
+        self.finish_in_steps(&mut |_| Ok(()))
     }
 }
 
 impl Drop for RocksImport {
     fn drop(&mut self) {
         self.open = None;
+        if self.is_decided {
+            return;
+        }
         if let Err(error) = open::remove_dir(&self.staging) {
             tracing::warn!(%error, "an import's staging directory stays until the next open");
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@
 //! their database open, and so locked, until they are dropped.
 
 mod data;
+mod decided;
 mod engine;
 mod entry;
 mod import;

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use rocksdb::{ColumnFamilyDescriptor, Options};
 
 use super::engine::{Db, engine_error};
-use super::{options::RocksOptions, wal};
+use super::{decided, options::RocksOptions, wal};
 use crate::error::{Error, Result};
 use crate::fs::{DiskFs, FileSystem as _};
 use crate::keys::{FORMAT_KEY, FORMAT_VERSION};
@@ -94,6 +94,7 @@ pub(super) fn open(
         check_format(dir, layout)?;
         wal::check(dir)?;
         let db = open_existing(dir, &database, layout)?;
+        decided::finish_all(&db, dir)?;
         remove_dir(&dir.join(IMPORT))?;
         db
     } else if let Some(name) = names.first() {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use rocksdb::statistics::StatsLevel;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, Options,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompactionStyle, DBCompressionType,
+    DBRecoveryMode, Options,
 };
 
 use super::reclaim::{Filters, Reclaim};
@@ -39,9 +40,12 @@ pub struct RocksOptions {
     pub create_if_missing: bool,
     /// Bytes of uncompressed blocks kept in memory, with their indexes and filters. Default: 128 MiB.
     pub block_cache_bytes: usize,
-    /// Bytes of the largest memtable before it is written out; up to four of them exist at once, and
-    /// lesser column families take a fraction. Default: 64 MiB. At least 64 KiB.
+    /// Bytes of the largest memtable before it is written out; lesser column families take a fraction.
+    /// Default: 64 MiB. At least 64 KiB.
     pub write_buffer_bytes: usize,
+    /// How many memtables a column family may have, full ones that are being written out among them.
+    /// Default: 4. At least 2.
+    pub write_buffers_max: u32,
     /// Bytes of the write-ahead log before the oldest memtable is written out: what an open after a
     /// crash has to replay at most. Default: 512 MiB. At least one write buffer.
     pub wal_bytes_max: u64,
@@ -59,6 +63,7 @@ impl Default for RocksOptions {
             create_if_missing: true,
             block_cache_bytes: 128 << 20,
             write_buffer_bytes: 64 << 20,
+            write_buffers_max: 4,
             wal_bytes_max: 512 << 20,
             compression: RocksCompression::Lz4,
             max_open_files: 1024,
@@ -79,6 +84,9 @@ impl RocksOptions {
                 "write_buffer_bytes is {}, expected at least 65536",
                 self.write_buffer_bytes
             )
+        } else if !(2..=64).contains(&self.write_buffers_max) {
+            let got = self.write_buffers_max;
+            format!("write_buffers_max is {got}, expected 2 to 64")
         } else if self.wal_bytes_max < self.write_buffer_bytes as u64 {
             let (wal, buffer) = (self.wal_bytes_max, self.write_buffer_bytes);
             format!("wal_bytes_max is {wal}, expected at least write_buffer_bytes, {buffer}")
@@ -138,7 +146,9 @@ impl RocksOptions {
     fn family(&self, buffer_bytes: usize, table: &BlockBasedOptions) -> Options {
         let mut options = Options::default();
         options.set_write_buffer_size(buffer_bytes);
-        options.set_max_write_buffer_number(4);
+        let buffers = i32::try_from(self.write_buffers_max).unwrap_or(i32::MAX);
+        options.set_max_write_buffer_number(buffers);
+        options.set_compaction_style(DBCompactionStyle::Level);
         options.set_level_compaction_dynamic_level_bytes(true);
         options.set_compression_type(self.compression());
         options.set_block_based_table_factory(table);
@@ -172,7 +182,8 @@ impl RocksOptions {
         let mut log = self.family(self.write_buffer_bytes, &self.table(&cache, 32 << 10));
         // Tables are written once from the memtable and mostly dropped whole, so few levels and a
         // first level as large as what four memtables make.
-        log.set_max_bytes_for_level_base(4 * self.write_buffer_bytes as u64);
+        let buffers = u64::from(self.write_buffers_max);
+        log.set_max_bytes_for_level_base(buffers * self.write_buffer_bytes as u64);
         log.set_target_file_size_base(self.write_buffer_bytes as u64);
         vec![
             ColumnFamilyDescriptor::new(keys::RAFT_LOG, log),

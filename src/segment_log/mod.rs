@@ -40,7 +40,7 @@ use self::core::Core;
 use crate::error::{Error, Result};
 use crate::fs::{FileLock, FileSystem};
 use crate::proto::RaftLocalState;
-use crate::raft_log::{LogBatch, LogStats, RaftLogStorage};
+use crate::raft_log::{LogBatch, LogStats, LogUsage, RaftLogStorage};
 use crate::types::{Durability, RegionId};
 
 pub use options::{Laggard, LaggardCallback, SegmentLogOptions, SyncPolicy};
@@ -313,6 +313,17 @@ impl RaftLogStorage for SegmentLog {
             syncs: counters.syncs.load(Relaxed),
             entries: counters.entries.load(Relaxed),
             bytes: counters.bytes.load(Relaxed),
+        }
+    }
+
+    fn usage(&self) -> LogUsage {
+        let tables = self.core.read_tables();
+        let infos = tables.segments.values();
+        LogUsage {
+            segments: tables.segments.len() as u64,
+            disk_bytes: infos.map(|info| info.segment.size).sum(),
+            live_bytes: tables.index.usages.total_bytes(),
+            copied_bytes: self.core.counters.copied_bytes.load(Relaxed),
         }
     }
 }

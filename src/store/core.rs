@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::admin::AdminInFlight;
+use super::expiring::Expiry;
 use super::lifecycle::Opening;
 use super::liveness::Liveness;
 use super::message::StoreMsg;
@@ -45,6 +46,7 @@ pub struct StoreCore {
     pub(super) shared: Arc<Shared>,
     pub(super) liveness: Liveness,
     pub(super) compaction: Compaction,
+    pub(super) expiry: Expiry,
     /// Regions that a worker is opening; their messages are lost meanwhile.
     pub(super) opening: BTreeMap<RegionId, Opening>,
     /// Regions whose keys a snapshot that is being installed takes over, by its region.
@@ -54,7 +56,7 @@ pub struct StoreCore {
     pub(super) merge_ticks: u64,
     pub(super) run: Run,
     peer_options: Arc<PeerOptions>,
-    tasks: Tasks,
+    pub(super) tasks: Tasks,
     // Touched since they last said what they want.
     dirty: BTreeSet<RegionId>,
     // Not asleep.
@@ -99,6 +101,7 @@ impl StoreCore {
             admin: BTreeMap::new(),
             liveness: Liveness::new(&options),
             compaction: Compaction::default(),
+            expiry: Expiry::default(),
             opening: BTreeMap::new(),
             taken_over: BTreeMap::new(),
             leaving: BTreeMap::new(),
@@ -122,20 +125,26 @@ impl StoreCore {
     /// Takes one message in. False if it asks to stop.
     pub(super) fn handle(&mut self, message: StoreMsg) -> bool {
         match message {
-            StoreMsg::Propose(region, proposal) => match self.serving(region) {
-                Ok(peer) => {
-                    peer.propose(proposal);
-                    self.touch(region);
+            StoreMsg::Propose(region, proposal) => {
+                count(&self.shared.counts.proposals);
+                match self.serving(region) {
+                    Ok(peer) => {
+                        peer.propose(proposal);
+                        self.touch(region);
+                    }
+                    Err(error) => proposal.done.answer(Err(error)),
                 }
-                Err(error) => proposal.done.answer(Err(error)),
-            },
-            StoreMsg::Read(region, done) => match self.serving(region) {
-                Ok(peer) => {
-                    peer.read(done);
-                    self.touch(region);
+            }
+            StoreMsg::Read(region, done) => {
+                count(&self.shared.counts.reads);
+                match self.serving(region) {
+                    Ok(peer) => {
+                        peer.read(done);
+                        self.touch(region);
+                    }
+                    Err(error) => done.answer(Err(error)),
                 }
-                Err(error) => done.answer(Err(error)),
-            },
+            }
             StoreMsg::Admin(region, request, done) => self.request(region, request, done),
             StoreMsg::Message(from, message) => {
                 count(&self.shared.counts.messages_in);
@@ -249,6 +258,7 @@ impl StoreCore {
             Done::Synced(number) => self.synced(number),
             Done::Woken(region) => self.woken(region),
             Done::SplitKey(key, result) => self.split_checked(key, result),
+            Done::Expired(now_ms, result) => self.expired(now_ms, result),
             Done::Warmed(key, result) => {
                 if self.is_current(key) {
                     self.with_peer(key.region, |peer, out| peer.warmed(result, out));
@@ -359,6 +369,7 @@ impl StoreCore {
         }
         self.check_liveness();
         self.check_merges();
+        self.look_for_expired();
     }
 
     /// Lets every peer that was touched say what it wants, and hands it over.
@@ -490,6 +501,9 @@ impl StoreCore {
             region,
         };
         if status.is_leader {
+            if !shown.get(&key.region).is_some_and(|s| s.is_leader) {
+                count(&self.shared.counts.elections);
+            }
             self.placement.report(&crate::transport::RegionReport {
                 region: status.region.clone(),
                 leader: peer.own_meta(self.out.store_id),
@@ -516,7 +530,7 @@ impl StoreCore {
     }
 }
 
-fn stage_of(peer: &Peer) -> RegionStage {
+pub(super) fn stage_of(peer: &Peer) -> RegionStage {
     match peer.stage() {
         Stage::Active if peer.is_merging() => RegionStage::Merging,
         Stage::Active => RegionStage::Active,

@@ -10,16 +10,20 @@
 //! | `lifecycle` | peers that are opened, filled by a snapshot, removed |
 //! | `admin`, `change`, `merge` | what admin entries do |
 //! | `liveness` | signs of life, so that regions can sleep |
+//! | `expiring` | what has expired is proposed to go |
+//! | `metrics` | what the driver shows |
 //! | `ranges`, `shared`, `options`, `message` | plain data |
 
 mod admin;
 mod change;
 mod client;
 mod core;
+mod expiring;
 mod lifecycle;
 mod liveness;
 mod merge;
 mod message;
+mod metrics;
 mod open;
 mod options;
 mod ranges;
@@ -33,7 +37,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 
 pub use change::ChangePeer;
-pub use options::StoreOptions;
+pub use options::{ExpiryOptions, StoreOptions};
 pub use shared::{RegionProgress, RegionStage, RegionStatus, StoreStats};
 pub use stepped::{SteppedStore, StorePart};
 
@@ -43,6 +47,7 @@ use crate::proto::RegionLocalState;
 use crate::transport::{Placement, Transport};
 use crate::types::RegionId;
 use message::StoreMsg;
+use metrics::StoreMetrics;
 use shared::Shared;
 
 /// The peers that were removed from this store.
@@ -107,4 +112,5 @@ pub(crate) struct Handle {
     engines: Weak<Engines>,
     waiting_bytes_max: u64,
     store_id: u64,
+    metrics: Arc<StoreMetrics>,
 }

@@ -1,8 +1,9 @@
-//! What a store can be told. Uses: peer, transport.
+//! What a store can be told. Uses: peer, transport, kv.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use crate::kv::KvCommand;
 use crate::peer::PeerOptions;
 use crate::transport::Placement;
 
@@ -33,8 +34,44 @@ pub struct StoreOptions {
     /// Where new ids come from. A store without one hands out ids of its own, which is right for a
     /// cluster of one store only.
     pub placement: Option<Arc<dyn Placement>>,
+    /// How regions forget what has expired. Without it nothing of the store's own proposes that.
+    pub expiry: Option<ExpiryOptions>,
     /// Where election timeouts come from: two stores may have the same.
     pub seed: u64,
+}
+
+/// How a store proposes that what has expired goes. Every so often each leader looks, without being
+/// woken for it, whether a value of its region has expired that the region's clock has not passed; if so
+/// it proposes a command with the time that it has read, so that every replica does the same. A region
+/// without such values has nothing proposed, and sleeps on.
+///
+/// The time is read where the region is led and nowhere else. A region's clock never goes back: one that
+/// is led from a store whose clock is behind forgets later, and brings nothing back. A clock that is
+/// ahead makes values expire early.
+#[derive(Clone)]
+pub struct ExpiryOptions {
+    /// How many ticks pass between two looks; 600 are a minute.
+    pub every_ticks: u32,
+    /// The clock that the commands go by, in milliseconds.
+    pub now_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// The bytes of the command of the state machine that moves a region's clock on to a time: what it
+    /// does is [`ApplyBatch::expire_until`](crate::ApplyBatch::expire_until).
+    pub command: Arc<dyn Fn(u64) -> Vec<u8> + Send + Sync>,
+}
+
+impl Default for ExpiryOptions {
+    /// Once a minute by the machine's clock, in milliseconds since 1970 UTC, for
+    /// [`KvStateMachine`](crate::KvStateMachine).
+    fn default() -> Self {
+        ExpiryOptions {
+            every_ticks: 600,
+            now_ms: Arc::new(|| {
+                let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                since_1970.map_or(0, |passed| passed.as_millis() as u64)
+            }),
+            command: Arc::new(|now_ms| KvCommand::ExpireUntil { now_ms }.encode()),
+        }
+    }
 }
 
 impl Default for StoreOptions {
@@ -52,6 +89,7 @@ impl Default for StoreOptions {
             region_bytes_max: 0,
             apply_threads: 2,
             placement: None,
+            expiry: None,
             seed: 0,
         }
     }

@@ -85,6 +85,9 @@ pub struct Counts {
     pub snapshots_sent: AtomicU64,
     pub snapshots_installed: AtomicU64,
     pub regions_stopped: AtomicU64,
+    pub proposals: AtomicU64,
+    pub reads: AtomicU64,
+    pub elections: AtomicU64,
 }
 
 /// What a store has done since it was started.
@@ -108,6 +111,12 @@ pub struct StoreStats {
     pub snapshots_installed: u64,
     /// Regions that were stopped by an error of their own.
     pub regions_stopped: u64,
+    /// Proposals that clients made, those that were refused among them.
+    pub proposals: u64,
+    /// Linearizable reads that clients asked for.
+    pub reads: u64,
+    /// Times that a region of this store became its leader.
+    pub elections: u64,
     /// Messages that were refused, by the kind of the refusal.
     pub refused: BTreeMap<&'static str, u64>,
     /// The bytes of the proposals that wait now.
@@ -143,6 +152,9 @@ impl Shared {
             snapshots_sent: load(&counts.snapshots_sent),
             snapshots_installed: load(&counts.snapshots_installed),
             regions_stopped: load(&counts.regions_stopped),
+            proposals: load(&counts.proposals),
+            reads: load(&counts.reads),
+            elections: load(&counts.elections),
             refused: self
                 .refused
                 .lock()

@@ -1,12 +1,13 @@
 //! The worker for what takes long and holds up nobody: installs, syncs of the data, looking for a key to
-//! split at. Uses: peer_storage, app_store.
+//! split at, or for what has expired. Uses: peer_storage, app_store, expiry.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::task::{Done, DoneSender, NewPeer, SlowTask, SplitCheck};
+use super::task::{Done, DoneSender, ExpiryLook, NewPeer, PeerKey, SlowTask, SplitCheck};
 use crate::app_store::Keyspace;
 use crate::error::{Result, catch_panic};
+use crate::expiry::has_expired;
 use crate::mailbox::{Received, Receiver};
 use crate::peer_storage::{Engines, PeerStorage};
 
@@ -75,11 +76,24 @@ impl SlowWorker {
                 let log = &self.engines.log;
                 Done::Warmed(peer, log.read_entries(peer.region, range, WARM_BYTES_MAX))
             }
+            SlowTask::Expired(look) => Done::Expired(look.now_ms, self.expired(&look)),
             SlowTask::SplitCheck(check) => {
                 let key = self.middle_key(&check);
                 Done::SplitKey(check.peer, key)
             }
         }
+    }
+
+    /// The regions in which something has expired.
+    fn expired(&self, look: &ExpiryLook) -> Result<Vec<PeerKey>> {
+        let view = self.engines.app.view()?;
+        let mut found = Vec::new();
+        for (peer, range) in &look.regions {
+            if has_expired(&*view, range, look.now_ms)? {
+                found.push(*peer);
+            }
+        }
+        Ok(found)
     }
 
     /// The key behind which half of the bytes lie, if there are more than the limit.

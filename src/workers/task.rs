@@ -171,6 +171,8 @@ pub enum Done {
     Synced(u64),
     /// A fetch or a snapshot of the region has come further.
     Woken(RegionId),
+    /// The regions of an [`ExpiryLook`] in which something has expired by this time.
+    Expired(u64, Result<Vec<PeerKey>>),
     /// What [`SplitCheck`] found: the key in the middle, or nothing if the region is small.
     SplitKey(PeerKey, Result<Option<Vec<u8>>>),
     /// The region is open, or could not be.
@@ -190,6 +192,8 @@ pub enum SlowTask {
     Sync(u64),
     /// Looks whether a region has grown too large.
     SplitCheck(SplitCheck),
+    /// Looks whether something has expired.
+    Expired(ExpiryLook),
     /// Opens a region, or makes it first.
     Open(RegionId, NewPeer),
     /// Reads the entries `[low, high)` for the cache of a peer that is about to lead.
@@ -205,6 +209,15 @@ pub enum NewPeer {
     Waiting(PeerId),
     /// The operator creates it; this is the store's own peer.
     Created(Box<Region>, PeerId),
+}
+
+/// See [`Done::Expired`].
+#[derive(Debug)]
+pub struct ExpiryLook {
+    /// The time, as it was read where the regions are led.
+    pub now_ms: u64,
+    /// The regions, and their keys.
+    pub regions: Vec<(PeerKey, crate::types::KeyRange)>,
 }
 
 /// See [`Done::SplitKey`].

@@ -4,6 +4,7 @@
 //! and each tick is a step that is counted, and the same run always takes the same steps. So a scenario
 //! is run once to count them, and then once for each of them, with a store that dies right behind it.
 
+mod app_data;
 mod check;
 mod compacting;
 mod cuts;

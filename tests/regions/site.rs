@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use peerstore::memory::{MemoryData, MemoryLog, MemorySnapshots};
 use peerstore::{
-    ApplicationDataStorage, CompositeStorage, Config, GcPolicy, Parts, RaftLogStorage,
-    SteppedWorkers,
+    ApplicationDataStorage, CompositeStorage, Config, Extractor, GcPolicy, IndexedData, Parts,
+    RaftLogStorage, SteppedWorkers,
 };
 use tempfile::TempDir;
 
@@ -85,14 +85,23 @@ impl Site {
         }
     }
 
-    pub fn open(&self, store_id: u64, gc: GcPolicy) -> Opened {
+    pub fn open(
+        &self,
+        store_id: u64,
+        gc: GcPolicy,
+        extractors: &[(&'static str, Extractor)],
+    ) -> Opened {
         let config = Config {
             store_id,
             cluster_id: 7,
             gc,
             ..Config::default()
         };
-        let parts = self.parts();
+        let mut parts = self.parts();
+        if !extractors.is_empty() {
+            let indexed = IndexedData::open(parts.app, extractors.to_vec());
+            parts.app = Arc::new(indexed.expect("indexes open again"));
+        }
         let (log, app) = (Arc::clone(&parts.log), Arc::clone(&parts.app));
         let opened = CompositeStorage::from_parts_stepped(parts, &config);
         let (node, workers) = opened.expect("a store that died opens again");

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use peerstore::memory::{MemoryNetwork, MemoryPlacement, NetworkOptions};
 use peerstore::{
-    ApplicationDataStorage, GcPolicy, KvStateMachine, PeerMessage, RaftLogStorage, Region,
-    RegionId, RegionStatus, StateMachine, SteppedStore, SteppedWorkers, Store, StoreMessage,
-    StoreOptions, StorePart,
+    ApplicationDataStorage, ExpiryOptions, Extractor, GcPolicy, KvStateMachine, PeerMessage,
+    RaftLogStorage, Region, RegionId, RegionStatus, StateMachine, SteppedStore, SteppedWorkers,
+    Store, StoreMessage, StoreOptions, StorePart,
 };
 
 use crate::site::{Death, Opened, Site};
@@ -50,6 +51,10 @@ pub struct World {
     pub gc: GcPolicy,
     /// Parts that do nothing for now.
     pub held: Vec<(u64, StorePart)>,
+    /// What the stores that are started from now on make indexes by.
+    pub extractors: Vec<(&'static str, Extractor)>,
+    /// The clocks by which values expire, of the stores that have one when they are started.
+    pub clocks: BTreeMap<u64, Arc<AtomicU64>>,
     /// What was acknowledged.
     pub data: BTreeMap<Vec<u8>, Vec<u8>>,
 }
@@ -72,6 +77,8 @@ impl World {
             opened: 0,
             gc: GcPolicy::default(),
             held: Vec::new(),
+            extractors: Vec::new(),
+            clocks: BTreeMap::new(),
             data: BTreeMap::new(),
         };
         for id in 1..=count {
@@ -92,10 +99,16 @@ impl World {
             workers,
             log,
             app,
-        } = self.sites[&id].open(id, self.gc);
+        } = self.sites[&id].open(id, self.gc, &self.extractors);
+        let expiry = self.clocks.get(&id).cloned().map(|clock| ExpiryOptions {
+            every_ticks: 10,
+            now_ms: Arc::new(move || clock.load(Relaxed)),
+            ..ExpiryOptions::default()
+        });
         let options = StoreOptions {
             placement: Some(Arc::new(self.placement.clone())),
             apply_threads: 1,
+            expiry,
             ..StoreOptions::default()
         };
         let machine = |_: &Region| -> Box<dyn StateMachine> { Box::new(KvStateMachine) };
@@ -108,6 +121,12 @@ impl World {
             app,
         };
         self.running.insert(id, running);
+    }
+
+    /// Starts a store more.
+    pub fn add(&mut self, id: u64, site: Site) {
+        self.sites.insert(id, site);
+        self.start(id);
     }
 
     /// Lets a store die; it stays dead until it is started.

@@ -44,10 +44,10 @@ fn a_damaged_table_gives_errors_not_wrong_entries() {
 }
 
 /// A file system of its own, gone when dropped.
-struct Mount(tempfile::TempDir);
+pub struct Mount(tempfile::TempDir);
 
 impl Mount {
-    fn small(megabytes: u32) -> Option<Mount> {
+    pub fn small(megabytes: u32) -> Option<Mount> {
         let dir = tempfile::tempdir().unwrap();
         let size = format!("size={megabytes}m");
         let mut mount = Command::new("mount");
@@ -63,12 +63,12 @@ impl Mount {
         }
     }
 
-    fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.0.path().join("store")
     }
 
     /// Leaves no free byte.
-    fn fill(&self) -> PathBuf {
+    pub fn fill(&self) -> PathBuf {
         let path = self.0.path().join("ballast");
         let mut file = fs::File::create(&path).unwrap();
         while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}

@@ -1,10 +1,14 @@
 //! Transactions over a real RocksDB: its directory, its log, its memory.
 
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use peerstore::rocks::{RocksData, RocksTransactions};
 use peerstore::{
     AppBatch, ApplicationDataStorage, DataRead, Durability, Error, Keyspace, TransactionalStorage,
 };
 
+use super::faults::Mount;
 use super::*;
 
 fn open(dir: &Path) -> RocksTransactions {
@@ -135,4 +139,135 @@ fn a_foreign_directory_is_left_alone() {
         "{got:?}"
     );
     assert_eq!(tree(dir.path()), before);
+}
+
+/// What is under `key` after the store was opened again.
+fn after_reopening(dir: &Path, key: &[u8]) -> Option<Vec<u8>> {
+    let data = RocksTransactions::open(dir, &options()).unwrap();
+    data.begin_read_transaction().unwrap().get(key).unwrap()
+}
+
+#[test]
+fn a_commit_that_finds_the_disk_full_is_named_and_stops_all_later_ones() {
+    let Some(mount) = Mount::small(24) else {
+        return;
+    };
+    let data = RocksTransactions::open(&mount.path(), &options()).unwrap();
+    let put = |number: u32, bytes: usize| {
+        let mut transaction = data.begin_write_transaction(Durability::Synced)?;
+        transaction.put(b"last", &number.to_be_bytes())?;
+        transaction.put(&number.to_be_bytes(), &vec![7; bytes])?;
+        transaction.commit()
+    };
+    put(0, 10).unwrap();
+    let mut open_since = data.begin_write_transaction(Durability::Synced).unwrap();
+    let ballast = mount.fill();
+    let mut acknowledged = 0;
+    let error = loop {
+        match put(acknowledged + 1, 64 << 10) {
+            Ok(()) => acknowledged += 1,
+            Err(error) => break error,
+        }
+        assert!(acknowledged < 1_000, "the disk is full");
+    };
+    assert!(matches!(error, Error::DiskFull { .. }), "{error}");
+    // Also when there is room again: what the failure has left is for the next open to find out.
+    fs::remove_file(ballast).unwrap();
+    for _ in 0..2 {
+        let error = put(9, 10).unwrap_err();
+        assert!(matches!(error, Error::Poisoned { .. }), "{error}");
+    }
+    open_since.put(b"other", b"").unwrap();
+    let error = open_since.commit().unwrap_err();
+    assert!(matches!(error, Error::Poisoned { .. }), "{error}");
+    let read = data.begin_read_transaction().unwrap();
+    assert_eq!(
+        read.get(b"last").unwrap(),
+        Some(acknowledged.to_be_bytes().to_vec())
+    );
+    drop((read, data));
+    let last = after_reopening(&mount.path(), b"last").unwrap();
+    let last = u32::from_be_bytes(last.try_into().unwrap());
+    assert!(
+        last == acknowledged || last == acknowledged + 1,
+        "{last} of {acknowledged}"
+    );
+    let whole = after_reopening(&mount.path(), &last.to_be_bytes()).unwrap();
+    assert!(
+        whole.len() == 64 << 10 || last == 0,
+        "{} bytes",
+        whole.len()
+    );
+    assert_eq!(after_reopening(&mount.path(), b"other"), None);
+}
+
+#[test]
+fn of_a_storm_of_writers_of_one_key_every_commit_counts_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = RocksTransactions::open(dir.path(), &options()).unwrap();
+    let (committed, refused) = (AtomicU64::new(0), AtomicU64::new(0));
+    let together = Barrier::new(8);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..40 {
+                    // All of them begin before any of them commits.
+                    let mut transaction =
+                        data.begin_write_transaction(Durability::Buffered).unwrap();
+                    transaction.increment(b"count", 1).unwrap();
+                    together.wait();
+                    match transaction.commit() {
+                        Ok(()) => committed.fetch_add(1, Relaxed),
+                        Err(Error::TransactionConflict) => refused.fetch_add(1, Relaxed),
+                        Err(error) => panic!("{error}"),
+                    };
+                    together.wait();
+                }
+            });
+        }
+    });
+    assert_eq!((committed.into_inner(), refused.into_inner()), (40, 280));
+    drop(data);
+    assert_eq!(
+        after_reopening(dir.path(), b"count").as_deref(),
+        Some(&b"40"[..])
+    );
+}
+
+#[test]
+fn a_transaction_that_is_dropped_behind_any_step_leaves_nothing_and_holds_up_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = RocksTransactions::open(dir.path(), &options()).unwrap();
+    type Step = fn(&mut peerstore::WriteTransaction<'_>);
+    let steps: [Step; 6] = [
+        |t| t.put(b"a", b"lost").unwrap(),
+        |t| t.delete(b"b").unwrap(),
+        |t| drop(t.read_for_update(b"c").unwrap()),
+        |t| assert_eq!(t.increment(b"count", 1).unwrap(), 1),
+        |t| assert!(t.compare_and_swap(b"d", None, Some(b"lost")).unwrap()),
+        |t| {
+            drop(
+                t.scan(&peerstore::Scan::of(peerstore::KeyRange::all()))
+                    .unwrap(),
+            )
+        },
+    ];
+    for taken in 0..=steps.len() {
+        let mut lost = data.begin_write_transaction(Durability::Synced).unwrap();
+        steps[..taken].iter().for_each(|step| step(&mut lost));
+        let mut other = data.begin_write_transaction(Durability::Buffered).unwrap();
+        for key in [b"a", b"b", b"c"] {
+            other.put(key, taken.to_string().as_bytes()).unwrap();
+        }
+        match taken % 2 {
+            0 => drop(lost),
+            _ => lost.rollback(),
+        }
+        other.commit().unwrap();
+        let read = data.begin_read_transaction().unwrap();
+        for key in [b"a", b"b", b"c"] {
+            assert_eq!(read.get(key).unwrap(), Some(taken.to_string().into_bytes()));
+        }
+        assert!(!read.exists(b"d").unwrap() && !read.exists(b"count").unwrap());
+    }
 }

@@ -2,7 +2,9 @@
 //! `docs/architecture.md`.
 
 mod bugs;
+mod building;
 mod by_hand;
+mod coordinated;
 mod fetching;
 mod hostile;
 mod install;
@@ -10,9 +12,11 @@ mod install;
 mod killing;
 mod node_dir;
 mod opening;
+mod persistence;
 mod recording;
 mod regions;
 mod retention;
+mod seeds;
 mod snapshots;
 mod stepping;
 mod support;

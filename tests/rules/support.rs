@@ -315,7 +315,7 @@ pub fn ready_with(raft: &mut RawNode<PeerStorage>, snapshot: Snapshot, tail: u64
 }
 
 /// Everything that can be read of a region.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Seen {
     pub raft: RaftLocalState,
     pub apply: RaftApplyState,

@@ -1,7 +1,29 @@
 //! What everybody does first.
 
 use crate::cluster::{Cluster, PATIENCE, wait};
-use peerstore::{ChangePeer, KvCommand, PeerId};
+use peerstore::{ChangePeer, KvCommand, PeerId, RegionId};
+
+/// Merges the only other region into region 1.
+fn merge_into_1(cluster: &Cluster, right: RegionId) {
+    let left = cluster.leader(1).store_id();
+    wait("the two led together", || {
+        let store = cluster.leader(right.0);
+        if store.store_id() == left {
+            return Some(());
+        }
+        let peers = store.region(right)?.region.peers;
+        let to = peers.iter().find(|p| p.store_id == left)?.id;
+        let _ = store.transfer_leader(right, to).wait(PATIENCE);
+        None
+    });
+    wait("the merge", || {
+        cluster.leader(right.0).merge(right, 1).wait(PATIENCE).ok()
+    });
+    wait("one region", || {
+        let all = cluster.stores.values().all(|s| s.regions().len() == 1);
+        all.then_some(())
+    });
+}
 
 #[test]
 fn three_stores_elect_replicate_and_read() {
@@ -59,24 +81,7 @@ fn a_region_is_split_and_merged_again() {
     cluster.put("n", "2");
     cluster.put("b", "2");
     assert_eq!(cluster.get("m").as_deref(), Some(&b"1"[..]));
-    let left = cluster.leader(1).store_id();
-    wait("the two led together", || {
-        let store = cluster.leader(right.0);
-        if store.store_id() == left {
-            return Some(());
-        }
-        let peers = store.region(right)?.region.peers;
-        let to = peers.iter().find(|p| p.store_id == left)?.id;
-        let _ = store.transfer_leader(right, to).wait(PATIENCE);
-        None
-    });
-    wait("the merge", || {
-        cluster.leader(right.0).merge(right, 1).wait(PATIENCE).ok()
-    });
-    wait("one region", || {
-        let all = cluster.stores.values().all(|s| s.regions().len() == 1);
-        all.then_some(())
-    });
+    merge_into_1(&cluster, right);
     for (key, value) in [("a", "1"), ("b", "2"), ("n", "2"), ("z", "1")] {
         assert_eq!(cluster.get(key).as_deref(), Some(value.as_bytes()), "{key}");
     }
@@ -156,23 +161,6 @@ fn the_clock_of_what_expires_goes_through_split_and_merge() {
         "the right half has the clock too"
     );
     expire_until("m", 200);
-    let left = cluster.leader(1).store_id();
-    wait("the two led together", || {
-        let store = cluster.leader(right.0);
-        if store.store_id() == left {
-            return Some(());
-        }
-        let peers = store.region(right)?.region.peers;
-        let to = peers.iter().find(|p| p.store_id == left)?.id;
-        let _ = store.transfer_leader(right, to).wait(PATIENCE);
-        None
-    });
-    wait("the merge", || {
-        cluster.leader(right.0).merge(right, 1).wait(PATIENCE).ok()
-    });
-    wait("one region", || {
-        let all = cluster.stores.values().all(|s| s.regions().len() == 1);
-        all.then_some(())
-    });
+    merge_into_1(&cluster, right);
     assert!(read_at("b", 0).is_none(), "the later clock counts");
 }

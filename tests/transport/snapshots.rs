@@ -284,8 +284,8 @@ fn without_file_id(message: &mut PeerMessage) {
     snapshot.data = data.encode_to_vec().into();
 }
 
-#[test]
-fn a_sender_that_is_stopped_in_the_middle_reports_once_and_leaves_no_snapshot() {
+/// Two stores, of which the first is sending the second a snapshot, slowly.
+fn in_the_middle() -> (Store, Store) {
     let one = Store::with(TcpOptions {
         snapshot_bytes_per_second: 1 << 20,
         ..options(1)
@@ -296,6 +296,12 @@ fn a_sender_that_is_stopped_in_the_middle_reports_once_and_leaves_no_snapshot() 
     let message = snapshot_message(&info, 1, 2, Vec::new());
     one.transport.send_snapshot(2, message, info.key);
     two.wait_stats(|stats| stats.snapshot_bytes_received > 0);
+    (one, two)
+}
+
+#[test]
+fn a_sender_that_is_stopped_in_the_middle_reports_once_and_leaves_no_snapshot() {
+    let (one, two) = in_the_middle();
     one.transport.stop();
     assert_reported(&one, false);
     two.wait_stats(|stats| stats.snapshots_refused == 1);
@@ -304,16 +310,7 @@ fn a_sender_that_is_stopped_in_the_middle_reports_once_and_leaves_no_snapshot() 
 
 #[test]
 fn a_receiver_that_is_stopped_in_the_middle_leaves_no_snapshot() {
-    let one = Store::with(TcpOptions {
-        snapshot_bytes_per_second: 1 << 20,
-        ..options(1)
-    });
-    let two = Store::new(2);
-    one.knows(&two);
-    let info = write_snapshot(&*one.snapshots, 5, 100 * MIB);
-    let message = snapshot_message(&info, 1, 2, Vec::new());
-    one.transport.send_snapshot(2, message, info.key);
-    two.wait_stats(|stats| stats.snapshot_bytes_received > 0);
+    let (one, two) = in_the_middle();
     assert_only_a_part_left(&two);
     assert_reported(&one, false);
 }

@@ -259,6 +259,9 @@ impl Timed {
                 command,
             } => return self.apply(now_ms.max(*at), command),
             KvCommand::ExpireUntil { now_ms } => self.clock = self.clock.max(*now_ms),
+            KvCommand::CreateIndex { .. } | KvCommand::DropIndex { .. } => {
+                unreachable!("these are tried over stores that have indexes")
+            }
             KvCommand::Batch(commands) => {
                 let replies = commands.iter().map(|c| self.apply(now_ms, c));
                 return KvReply::Batch(replies.collect());

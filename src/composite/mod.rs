@@ -1,37 +1,42 @@
 //! The three storages of one node, opened from a config: log, data and snapshots, with the workers.
 //! Uses: everything below.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `builder` | which config, directory and backends a node is put together from |
+//! | `open` | the backends of a config, opened; who the store is |
+//! | `snapshots` | snapshots that are kept, of one region or all, and the way back to them |
+//! | `stats` | what the node has done |
+
+mod builder;
+mod open;
+mod snapshots;
+mod stats;
 
 use std::any::Any;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prost::Message as _;
-
-use crate::app_store::{AppBatch, AppStats, ApplicationDataStorage, Keyspace};
-use crate::config::{AppBackend, Config, LogBackend, SnapshotBackend};
+use crate::app_store::{AppStats, ApplicationDataStorage};
+use crate::config::Config;
 use crate::entry_cache::{CacheBudget, CacheStats};
 use crate::error::{Error, Result};
-use crate::fs::{DiskFs, FileSystem};
-use crate::keys::STORE_IDENT_KEY;
-use crate::memory::{MemoryData, MemoryLog, MemorySnapshots};
-use crate::node_dir::{Contents, NodeDir};
+use crate::fs::FileLock;
+use crate::metrics::{NodeMetrics, Scope};
 use crate::peer_storage::{
     Clock, Engines, OpenRegions, PeerStorage, StorageOptions, TaskSenders, WakeUp, Waker,
     finish_removals, read_region, region_ids, regions, tombstones,
 };
+use crate::persistence::{PersistenceStrategy, SyncPolicy};
 use crate::proto::{Region, RegionLocalState, StoreIdent};
 use crate::raft_log::{LogBatch, LogStats, RaftLogStorage};
-use crate::segment_log::{SegmentLog, SegmentLogOptions, SyncPolicy};
-use crate::snapshot_dir::{SnapshotDir, SnapshotOptions};
 use crate::snapshot_store::RaftSnapshotStorage;
-use crate::types::{Durability, PeerId, RegionId};
-use crate::workers::{SteppedWorkers, Workers};
+use crate::types::{PeerId, RegionId};
+use crate::workers::{BehindOptions, SteppedWorkers, Workers};
 
-/// The directories of the parts.
-const RAFT: &str = "raft";
-const KV: &str = "kv";
-const SNAPSHOTS: &str = "snapshots";
+pub use builder::CompositeBuilder;
+pub use stats::{CompositeMetrics, RaftLogStats};
 
 /// One node's storage: any number of regions over one log, one data store and one snapshot store.
 ///
@@ -66,33 +71,19 @@ pub struct Parts {
 
 impl CompositeStorage {
     /// Opens the node in `dir`, creating it if the config says so. The directory and everything in it
-    /// is durable on return.
+    /// is durable on return. The same as [`CompositeStorage::builder`] with a directory and a config.
     ///
     /// # Errors
     /// `Config`; `StoreNotFound`, `ForeignDirectory`, `IncompleteStore`, `ForeignStore`,
     /// `UnsupportedVersion`: nothing was touched then; `Locked`; those of the stores.
     pub fn open(dir: impl AsRef<Path>, config: Config) -> Result<Self> {
-        config.validate()?;
-        let contents = contents(&config);
-        if contents.parts.is_empty() {
-            let (log, app) = (
-                Arc::new(MemoryLog::default()),
-                Arc::new(MemoryData::default()),
-            );
-            let snapshots = Arc::new(MemorySnapshots::default());
-            let parts = Parts {
-                log,
-                app,
-                snapshots,
-            };
-            return Self::start(parts, &config, ident_of(&config), None);
-        }
-        let (fs, dir) = (Arc::new(DiskFs), dir.as_ref());
-        let node_dir = NodeDir::open(&*fs, dir, config.create_if_missing, &contents)?;
-        let parts = open_parts(fs.clone(), dir, &config)?;
-        let ident = check_ident(dir, &config, &*parts.app)?;
-        let lock = node_dir.finish(&*fs, &contents)?;
-        Self::start(parts, &config, ident, Some(Box::new(lock)))
+        CompositeStorage::builder().config(config).dir(dir).open()
+    }
+
+    /// Begins to put a node together: a config, a directory, and for each of its layers the config's
+    /// backend or one of your own.
+    pub fn builder() -> CompositeBuilder {
+        CompositeBuilder::default()
     }
 
     /// Puts a node together from stores that are open already, your own among them. Of `config`, what
@@ -101,8 +92,7 @@ impl CompositeStorage {
     /// # Errors
     /// `Config`; `Io` if the system gives no thread; those of the stores.
     pub fn from_parts(parts: Parts, config: &Config) -> Result<Self> {
-        config.validate()?;
-        Self::start(parts, config, ident_of(config), None)
+        CompositeBuilder::of_parts(parts, config).open()
     }
 
     /// The same without threads: what the workers would do is done when [`SteppedWorkers`] is told to,
@@ -131,16 +121,25 @@ impl CompositeStorage {
     /// # Errors
     /// As [`CompositeStorage::from_parts`].
     pub fn from_parts_stepped(parts: Parts, config: &Config) -> Result<(Self, SteppedWorkers)> {
-        config.validate()?;
+        CompositeBuilder::of_parts(parts, config).open_stepped()
+    }
+
+    fn stepped(
+        parts: Parts,
+        config: &Config,
+        ident: StoreIdent,
+        lock: Option<Box<dyn FileLock>>,
+    ) -> Result<(Self, SteppedWorkers)> {
         let wake = Arc::new(WakeUp::default());
-        let (tasks, stepped) = SteppedWorkers::new(&parts.log, &parts.snapshots, &wake);
+        let behind = behind_options(config);
+        let (tasks, stepped) = SteppedWorkers::new(&parts.log, &parts.snapshots, &wake, behind);
         let background = Background {
             tasks,
             workers: Box::new(()),
             wake,
             clock: stepped.clock().clone(),
         };
-        let node = Self::assemble(parts, config, ident_of(config), background, None)?;
+        let node = Self::assemble(parts, config, ident, background, lock)?;
         Ok((node, stepped))
     }
 
@@ -148,10 +147,14 @@ impl CompositeStorage {
         parts: Parts,
         config: &Config,
         ident: StoreIdent,
-        lock: Option<Box<dyn Any + Send + Sync>>,
+        lock: Option<Box<dyn FileLock>>,
     ) -> Result<Self> {
         let wake = Arc::new(WakeUp::default());
-        let (tasks, workers) = Workers::start(&parts.log, &parts.snapshots, &wake)?;
+        let behind = match config.persistence {
+            PersistenceStrategy::MemFirst => Some(behind_options(config)),
+            PersistenceStrategy::DiskFirst => None,
+        };
+        let (tasks, workers) = Workers::start(&parts.log, &parts.snapshots, &wake, behind)?;
         let background = Background {
             tasks,
             workers: Box::new(workers),
@@ -166,7 +169,7 @@ impl CompositeStorage {
         config: &Config,
         ident: StoreIdent,
         background: Background,
-        lock: Option<Box<dyn Any + Send + Sync>>,
+        lock: Option<Box<dyn FileLock>>,
     ) -> Result<Self> {
         let engines = Engines {
             tasks: background.tasks,
@@ -175,18 +178,24 @@ impl CompositeStorage {
             app: parts.app,
             snapshots: parts.snapshots,
             cache: CacheBudget::new(config.entry_cache_bytes),
+            metrics: NodeMetrics::new(&Scope::new(ident.store_id)),
             options: StorageOptions {
-                durability: config.durability,
+                durability: config.effective_durability(),
                 inline_bytes_max: config.snapshot.inline_bytes_max,
                 retry_backoff: Duration::from_millis(config.snapshot.retry_backoff_ms),
-                gc: config.gc,
+                gc: config.effective_gc(),
                 retention: config.snapshot.retention(),
+                persistence: config.persistence,
+                flush: config.flush_policy,
+                snapshot_policy: config.snapshot_policy(),
             },
             wake: background.wake,
             clock: background.clock,
             open_regions: Arc::new(OpenRegions::default()),
-            _lock: lock,
+            _lock: lock.map(|lock| Box::new(lock) as Box<dyn Any + Send + Sync>),
         };
+        let retention = engines.options.retention;
+        (engines.tasks.needed).set_keeps_many(retention.is_some());
         finish_removals(&engines)?;
         engines.clean_up_snapshots();
         Ok(CompositeStorage {
@@ -301,6 +310,12 @@ impl CompositeStorage {
         self.engines.app.stats()
     }
 
+    /// Shows in the metrics what is counted here anyway ([`crate::metrics`]). To be called before they
+    /// are read; [`Store::report_metrics`](crate::Store::report_metrics) does so too.
+    pub fn report_metrics(&self) {
+        self.engines.report_metrics();
+    }
+
     /// Writes a batch that [`PeerStorage::stage`] filled, with the durability that it needs and the
     /// config allows. Then tell each region with [`PeerStorage::persisted`].
     ///
@@ -358,158 +373,22 @@ struct Background {
     clock: Clock,
 }
 
-/// Who the config says that the store is.
-fn ident_of(config: &Config) -> StoreIdent {
-    StoreIdent {
-        cluster_id: config.cluster_id,
-        store_id: config.store_id,
+fn behind_options(config: &Config) -> BehindOptions {
+    BehindOptions {
+        durability: config.effective_durability(),
+        flush: config.flush_policy,
+        alone: config.sync_policy == SyncPolicy::Always,
     }
-}
-
-/// What the config keeps in the directory.
-fn contents(config: &Config) -> Contents {
-    let mut parts = Vec::new();
-    match config.log {
-        LogBackend::Rocksdb => parts.push((RAFT, "rocksdb")),
-        LogBackend::AppendLog => parts.push((RAFT, "append_log")),
-        LogBackend::Memory => {}
-    }
-    if config.app == AppBackend::Rocksdb {
-        parts.push((KV, "rocksdb"));
-    }
-    if config.snapshot.backend == SnapshotBackend::CompressedFile {
-        parts.push((SNAPSHOTS, "compressed_file"));
-    }
-    Contents { parts }
-}
-
-fn open_parts(fs: Arc<dyn FileSystem>, dir: &Path, config: &Config) -> Result<Parts> {
-    let snapshots: Arc<dyn RaftSnapshotStorage> = match config.snapshot.backend {
-        SnapshotBackend::Memory => Arc::new(MemorySnapshots::default()),
-        SnapshotBackend::CompressedFile => {
-            let options = SnapshotOptions {
-                compression: config.snapshot.compression,
-                partial_age_max: config.snapshot.partial_age_max(),
-                ..Default::default()
-            };
-            Arc::new(SnapshotDir::open(fs.clone(), dir.join(SNAPSHOTS), options)?)
-        }
-    };
-    Ok(Parts {
-        log: open_log(fs, &dir.join(RAFT), config)?,
-        app: open_app(&dir.join(KV), config)?,
-        snapshots,
-    })
-}
-
-#[cfg(feature = "rocksdb")]
-fn rocks_options(config: &Config) -> crate::rocks::RocksOptions {
-    crate::rocks::RocksOptions {
-        block_cache_bytes: config.rocksdb.block_cache_bytes as usize,
-        write_buffer_bytes: config.rocksdb.write_buffer_bytes as usize,
-        ..Default::default()
-    }
-}
-
-fn segment_options(config: &Config) -> SegmentLogOptions {
-    let config = &config.append_log;
-    SegmentLogOptions {
-        segment_bytes: config.segment_bytes,
-        spare_segments: config.spare_segments as usize,
-        sync: match config.flush_interval_ms {
-            0 => SyncPolicy::EachGroup,
-            ms => SyncPolicy::Interval(Duration::from_millis(ms)),
-        },
-        ring_bytes: config.ring_bytes as usize,
-        index_bytes_max: config.index_bytes_max,
-        compress: config.compress,
-        ..Default::default()
-    }
-}
-
-fn open_log(
-    fs: Arc<dyn FileSystem>,
-    dir: &Path,
-    config: &Config,
-) -> Result<Arc<dyn RaftLogStorage>> {
-    match config.log {
-        LogBackend::AppendLog => {
-            let log = SegmentLog::open(fs, dir, segment_options(config))?;
-            Ok(Arc::new(log))
-        }
-        LogBackend::Memory => Ok(Arc::new(MemoryLog::default())),
-        #[cfg(feature = "rocksdb")]
-        LogBackend::Rocksdb => {
-            let log = crate::rocks::RocksLog::open(dir, &rocks_options(config))?;
-            Ok(Arc::new(log))
-        }
-        #[cfg(not(feature = "rocksdb"))]
-        LogBackend::Rocksdb => Err(without_rocksdb(dir)),
-    }
-}
-
-fn open_app(dir: &Path, config: &Config) -> Result<Arc<dyn ApplicationDataStorage>> {
-    match config.app {
-        AppBackend::Memory => Ok(Arc::new(MemoryData::default())),
-        #[cfg(feature = "rocksdb")]
-        AppBackend::Rocksdb => {
-            let data = crate::rocks::RocksData::open(dir, &rocks_options(config))?;
-            Ok(Arc::new(data))
-        }
-        #[cfg(not(feature = "rocksdb"))]
-        AppBackend::Rocksdb => Err(without_rocksdb(dir)),
-    }
-}
-
-#[cfg(not(feature = "rocksdb"))]
-fn without_rocksdb(dir: &Path) -> Error {
-    Error::Config {
-        path: Some(dir.to_path_buf()),
-        message: "backend rocksdb, but this build is without the feature `rocksdb`".into(),
-    }
-}
-
-/// Compares who the store is with who the config says, and notes it where one of them is new. Returns
-/// who it is.
-fn check_ident(
-    dir: &Path,
-    config: &Config,
-    app: &dyn ApplicationDataStorage,
-) -> Result<StoreIdent> {
-    let stored = match app.get(Keyspace::Store, STORE_IDENT_KEY)? {
-        Some(bytes) => StoreIdent::decode(&*bytes)
-            .map_err(|e| Error::corruption(None, "StoreIdent", e.to_string()))?,
-        None => StoreIdent::default(),
-    };
-    let given = ident_of(config);
-    let differs = |stored: u64, given: u64| stored != 0 && given != 0 && stored != given;
-    if differs(stored.cluster_id, given.cluster_id) || differs(stored.store_id, given.store_id) {
-        let shown =
-            |ident: StoreIdent| format!("store {} of cluster {}", ident.store_id, ident.cluster_id);
-        return Err(Error::ForeignStore {
-            path: dir.to_path_buf(),
-            got: shown(stored),
-            expected: shown(given),
-        });
-    }
-    let either = |stored: u64, given: u64| if given == 0 { stored } else { given };
-    let ident = StoreIdent {
-        cluster_id: either(stored.cluster_id, given.cluster_id),
-        store_id: either(stored.store_id, given.store_id),
-    };
-    if ident != stored {
-        let mut batch = AppBatch::default();
-        batch.put(Keyspace::Store, STORE_IDENT_KEY, ident.encode_to_vec());
-        app.write(&batch, Durability::Synced)?;
-    }
-    Ok(ident)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::app_store::{AppBatch, Keyspace};
     use crate::keys::region_key;
+    use crate::memory::{MemoryData, MemoryLog, MemorySnapshots};
     use crate::proto::PeerState;
+    use crate::types::Durability;
 
     #[test]
     fn a_peer_in_the_place_of_one_half_removed_finds_nothing() -> Result<()> {

@@ -1,0 +1,157 @@
+//! What is measured, each in a process of its own. Uses: the engines.
+
+mod memory;
+mod reads;
+mod recovery;
+mod writes;
+
+use std::path::Path;
+
+use raft::eraftpb::Entry;
+
+use crate::engines::{Engine, Outcome, Write, open};
+
+pub use recovery::fill_and_die;
+
+const REGIONS: u64 = 64;
+
+/// A part: its name, its unit and its two numbers.
+pub struct Part {
+    pub name: &'static str,
+    pub unit: &'static str,
+    pub threads: usize,
+    pub bytes: usize,
+}
+
+const fn part(name: &'static str, unit: &'static str, threads: usize, bytes: usize) -> Part {
+    Part {
+        name,
+        unit,
+        threads,
+        bytes,
+    }
+}
+
+pub const PARTS: [Part; 21] = [
+    part("sync", "writes/s", 1, 256),
+    part("sync", "writes/s", 1, 1024),
+    part("sync", "writes/s", 1, 16384),
+    part("sync", "writes/s", 8, 256),
+    part("sync", "writes/s", 32, 256),
+    part("sync", "writes/s", 128, 256),
+    part("sync", "writes/s", 8, 1024),
+    part("stall", "ms", 1, 16384),
+    part("tickets", "writes/s", 32, 256),
+    part("tickets", "writes/s", 128, 256),
+    part("log-bytes", "bytes per payload byte", 1, 256),
+    part("log-bytes", "bytes per payload byte", 64, 256),
+    part("cpu", "ns per entry", 1, 256),
+    part("cpu", "ns per entry", 64, 256),
+    part("warm-one", "us", 64, 256),
+    part("ring-one", "us", 64, 256),
+    part("warm-chunk", "MiB/s", 64, 1024),
+    part("read-amp", "bytes per payload byte", 64, 256),
+    part("open", "ms", 4, 256),
+    part("open-bytes", "percent read", 4, 256),
+    part("memory", "bytes of RSS per entry", 10, 8),
+];
+
+/// Bytes that do not compress.
+fn noise(count: usize) -> Vec<u8> {
+    let mut state = 1u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+struct Source {
+    noise: Vec<u8>,
+    bytes: usize,
+}
+
+impl Source {
+    fn new(bytes: usize) -> Self {
+        Source {
+            noise: noise((1 << 20) + bytes),
+            bytes,
+        }
+    }
+
+    fn entry(&self, region: u64, index: u64) -> Entry {
+        // No two of a batch are alike, or it would compress.
+        let place = index.wrapping_mul(7919) + region.wrapping_mul(15_485_863);
+        let at = place as usize % (1 << 20);
+        let mut entry = Entry::default();
+        (entry.index, entry.term) = (index, 6);
+        entry.data = self.noise[at..at + self.bytes].to_vec().into();
+        entry
+    }
+
+    fn write(&self, region: u64, low: u64, count: u64) -> Write {
+        Write {
+            region,
+            entries: (low..low + count)
+                .map(|index| self.entry(region, index))
+                .collect(),
+        }
+    }
+}
+
+/// Runs a part over one engine in `dir` and returns its figure.
+pub fn run(part: &Part, engine: &str, dir: &Path) -> Outcome<f64> {
+    let source = Source::new(part.bytes);
+    let opened = || open(engine, dir);
+    match part.name {
+        "sync" => writes::sync(&*opened()?, &source, part.threads).map(|figures| figures.0),
+        "stall" => writes::sync(&*opened()?, &source, part.threads).map(|figures| figures.1),
+        "tickets" => writes::tickets(&*opened()?, &source, part.threads as u64),
+        "log-bytes" => writes::log_bytes(&*opened()?, &source, part.threads as u64),
+        "cpu" => writes::cpu(&*opened()?, &source, part.threads as u64),
+        "warm-one" | "ring-one" => {
+            let engine = opened()?;
+            let count = fill(&*engine, &source, 1_000)?;
+            reads::one(&*engine, count, part.name == "ring-one")
+        }
+        "warm-chunk" => reads::chunks(&*opened()?, &source, dir, false),
+        "read-amp" => reads::chunks(&*opened()?, &source, dir, true),
+        "open" | "open-bytes" => recovery::reopen(engine, &source, dir, part.name == "open"),
+        "memory" => memory::memory(&*opened()?, &source, part.threads as u64),
+        other => Err(format!("no part {other}").into()),
+    }
+}
+
+/// Writes batches over all regions; returns how many entries each has.
+fn fill(engine: &dyn Engine, source: &Source, rounds: u64) -> Outcome<u64> {
+    for index in 1..=rounds {
+        let writes = (1..=REGIONS).map(|region| source.write(region, index, 1));
+        engine.write(&writes.collect::<Vec<_>>(), false)?;
+    }
+    Ok(rounds)
+}
+
+/// What the process has handed to `write` calls.
+fn io(name: &str) -> Outcome<f64> {
+    let text = std::fs::read_to_string("/proc/self/io")?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    Ok(line
+        .ok_or("no such counter")?
+        .trim_start_matches(':')
+        .trim()
+        .parse()?)
+}
+
+/// Lets the kernel forget the files of `dir`.
+fn forget(dir: &Path) -> Outcome {
+    use std::os::fd::AsRawFd as _;
+    for entry in std::fs::read_dir(dir)? {
+        let file = std::fs::File::open(entry?.path())?;
+        file.sync_all()?;
+        // SAFETY: the descriptor is open; the call is advice about its pages only.
+        unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    }
+    Ok(())
+}
