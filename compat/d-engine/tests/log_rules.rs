@@ -312,7 +312,7 @@ async fn a_log_that_lost_an_entry_is_not_opened() {
         batch.remove(RegionId(1), 5..6);
         node.log().write(&batch, Durability::Synced).unwrap();
         drop(node);
-        let error = home.open().err().expect("refused");
+        let error = home.open().expect_err("refused");
         assert!(error.is_fatal(), "{error:?}");
         assert!(format!("{error:?}").contains("entry 5"), "{error:?}");
         Ok(())
