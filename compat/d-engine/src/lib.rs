@@ -31,24 +31,12 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use d_engine_core::Error;
-use peerstore::{CompositeStorage, RegionId};
+use peerstore::{CompositeStorage, PersistenceStrategy, RegionId};
 
 pub use log::{PeerstoreEngine, PeerstoreLog, PeerstoreMeta};
 pub use raft_state::RECORD_REGION_BIT;
 pub use snapshot::SNAPSHOT_FILE;
 pub use state_machine::PeerstoreStateMachine;
-
-/// When persisted entries are durable. A vote always is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Persistence {
-    /// When `persist_entries` returns: an fsync each, which concurrent writers of the node share.
-    /// `is_write_durable` is true.
-    #[default]
-    DiskFirst,
-    /// When `flush` returns. Before it they survive the death of the process, and can be read.
-    /// `is_write_durable` is false, so that d-engine flushes before it counts them as durable.
-    MemFirst,
-}
 
 /// The wall time in milliseconds since 1970, which leases are measured with.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -59,8 +47,11 @@ pub struct Options {
     /// The group's place in the node: not 0, without [`RECORD_REGION_BIT`], and no region of a
     /// `PeerStorage`. The data of all groups of a node is in the same keys, so that a node has one group.
     pub region: RegionId,
-    /// When entries are durable.
-    pub persistence: Persistence,
+    /// When entries are durable; a vote always is on return. With `DiskFirst` when `persist_entries`
+    /// returns, by an fsync that concurrent writers of the node share; `is_write_durable` is true. With
+    /// `MemFirst` when `flush` returns; before it they survive the death of the process and can be read.
+    /// `is_write_durable` is false, so that d-engine flushes before it counts them as durable.
+    pub persistence: PersistenceStrategy,
     /// The time.
     pub now_ms: Clock,
 }
@@ -69,7 +60,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             region: RegionId(1),
-            persistence: Persistence::default(),
+            persistence: PersistenceStrategy::default(),
             now_ms: Arc::new(machine_time),
         }
     }

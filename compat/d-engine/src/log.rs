@@ -46,7 +46,7 @@ pub struct PeerstoreLog(Arc<RaftState>);
 
 #[async_trait]
 impl LogStore for PeerstoreLog {
-    /// Durable on return with [`Persistence::DiskFirst`](crate::Persistence::DiskFirst), else with the
+    /// Durable on return with [`PersistenceStrategy::DiskFirst`](peerstore::PersistenceStrategy::DiskFirst), else with the
     /// next flush.
     async fn persist_entries(&self, entries: Vec<Entry>) -> Result<(), Error> {
         self.0.persist(entries)

@@ -7,13 +7,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use d_engine_core::{Error, HardState};
 use d_engine_proto::common::{Entry, LogId};
-use peerstore::{CompositeStorage, Durability, LogBatch, RaftLocalState, RaftLogStorage, RegionId};
+use peerstore::{
+    CompositeStorage, Durability, LogBatch, PersistenceStrategy, RaftLocalState, RaftLogStorage,
+    RegionId,
+};
 use prost::Message as _;
 use raft::eraftpb;
 
+use crate::Options;
 use crate::error;
 use crate::record::{HardStateRecord, RaftRecord, decode, from_raft, to_raft};
-use crate::{Options, Persistence};
 
 /// The region of the record is that of the log with this bit, which no region of a user has.
 pub const RECORD_REGION_BIT: u64 = 1 << 63;
@@ -23,7 +26,7 @@ const RECORD_INDEX: u64 = 1;
 pub(crate) struct RaftState {
     node: Arc<CompositeStorage>,
     region: RegionId,
-    persistence: Persistence,
+    persistence: PersistenceStrategy,
     // Held by a writer from its look at the state until the state is what it wrote.
     writer: Mutex<()>,
     // As it is on disk, or in the page cache where that is asked for.
@@ -116,7 +119,7 @@ impl RaftState {
     }
 
     pub fn is_durable(&self) -> bool {
-        self.persistence == Persistence::DiskFirst
+        self.persistence == PersistenceStrategy::DiskFirst
     }
 
     /// The last entry that was persisted, or purged if none is there behind it; 0 without either.
@@ -303,8 +306,8 @@ impl RaftState {
 
     fn durability(&self) -> Durability {
         match self.persistence {
-            Persistence::DiskFirst => Durability::Synced,
-            Persistence::MemFirst => Durability::Buffered,
+            PersistenceStrategy::DiskFirst => Durability::Synced,
+            PersistenceStrategy::MemFirst => Durability::Buffered,
         }
     }
 

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use d_engine_core::{LogStore as _, StateMachine as _, StorageEngine as _};
 use d_engine_server::EmbeddedEngine;
-use peerstore_d_engine::{PeerstoreLog, PeerstoreStateMachine, Persistence};
+use peerstore::PersistenceStrategy;
+use peerstore_d_engine::{PeerstoreLog, PeerstoreStateMachine};
 use support::{Home, Stores};
 
 /// d-engine snapshots after so many entries,
@@ -159,14 +160,14 @@ fn check_log(log: &PeerstoreLog) {
 fn homes(root: &Path) -> Vec<Home> {
     #[cfg(feature = "rocksdb")]
     let stores = [
-        (Stores::AppendLogAndRocks, Persistence::DiskFirst),
-        (Stores::Rocks, Persistence::MemFirst),
-        (Stores::Memory, Persistence::MemFirst),
-        (Stores::Rocks, Persistence::DiskFirst),
+        (Stores::AppendLogAndRocks, PersistenceStrategy::DiskFirst),
+        (Stores::Rocks, PersistenceStrategy::MemFirst),
+        (Stores::Memory, PersistenceStrategy::MemFirst),
+        (Stores::Rocks, PersistenceStrategy::DiskFirst),
     ];
     #[cfg(not(feature = "rocksdb"))]
-    let stores = [(Stores::Memory, Persistence::MemFirst); 4];
-    let home = |((stores, persistence), id): ((Stores, Persistence), u64)| {
+    let stores = [(Stores::Memory, PersistenceStrategy::MemFirst); 4];
+    let home = |((stores, persistence), id): ((Stores, PersistenceStrategy), u64)| {
         Home::new(&root.join(format!("stores {id}")), stores, persistence)
     };
     stores.into_iter().zip(1..).map(home).collect()

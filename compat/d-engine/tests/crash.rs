@@ -15,7 +15,7 @@ use d_engine_core::{Error, HardState, LogStore as _, MetaStore as _};
 use d_engine_core::{StateMachine as _, StorageEngine as _};
 use d_engine_proto::common::LogId;
 use d_engine_proto::server::election::VotedFor;
-use peerstore_d_engine::Persistence;
+use peerstore::PersistenceStrategy;
 use support::{Home, PERSISTENCES, Stores, entries, fields, insert, insert_until};
 
 const DIR: &str = "PEERSTORE_D_ENGINE_DIR";
@@ -226,7 +226,7 @@ fn the_process_that_is_killed() {
     runtime().block_on(write_for_ever(&home)).unwrap();
 }
 
-fn kill_and_check(stores: Stores, persistence: Persistence) {
+fn kill_and_check(stores: Stores, persistence: PersistenceStrategy) {
     let number = (0..ON_DISK.len() * 2)
         .find(|n| ON_DISK[n / 2] == stores && PERSISTENCES[n % 2] == persistence)
         .unwrap();
@@ -241,20 +241,20 @@ fn kill_and_check(stores: Stores, persistence: Persistence) {
 
 #[test]
 fn nothing_acknowledged_is_lost_with_the_append_log_disk_first() {
-    kill_and_check(Stores::AppendLogAndRocks, Persistence::DiskFirst);
+    kill_and_check(Stores::AppendLogAndRocks, PersistenceStrategy::DiskFirst);
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_with_the_append_log_mem_first() {
-    kill_and_check(Stores::AppendLogAndRocks, Persistence::MemFirst);
+    kill_and_check(Stores::AppendLogAndRocks, PersistenceStrategy::MemFirst);
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_with_rocksdb_disk_first() {
-    kill_and_check(Stores::Rocks, Persistence::DiskFirst);
+    kill_and_check(Stores::Rocks, PersistenceStrategy::DiskFirst);
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_with_rocksdb_mem_first() {
-    kill_and_check(Stores::Rocks, Persistence::MemFirst);
+    kill_and_check(Stores::Rocks, PersistenceStrategy::MemFirst);
 }

@@ -7,8 +7,9 @@ use d_engine_core::{
 };
 use d_engine_proto::common::{Entry, EntryPayload, LogId, Noop, entry_payload::Payload};
 use d_engine_proto::server::election::VotedFor;
+use peerstore::PersistenceStrategy;
 use peerstore::{Durability, LogBatch, RaftLogStorage as _, RegionId};
-use peerstore_d_engine::{Options, Persistence, RECORD_REGION_BIT};
+use peerstore_d_engine::{Options, RECORD_REGION_BIT};
 use support::{Home, LOGS, Stores, entries, entry, fields, insert};
 
 /// Calls `case` with a home on each log store.
@@ -19,9 +20,13 @@ where
     for stores in LOGS {
         println!("on {stores:?}");
         let dir = tempfile::tempdir().unwrap();
-        case(Home::new(dir.path(), *stores, Persistence::DiskFirst))
-            .await
-            .unwrap();
+        case(Home::new(
+            dir.path(),
+            *stores,
+            PersistenceStrategy::DiskFirst,
+        ))
+        .await
+        .unwrap();
     }
 }
 
@@ -229,12 +234,12 @@ async fn disk_first_syncs_each_time_and_mem_first_when_it_is_flushed() {
         let log = engine.log_store();
         assert_eq!(
             log.is_write_durable(),
-            persistence == Persistence::DiskFirst
+            persistence == PersistenceStrategy::DiskFirst
         );
         log.persist_entries(entries(1..=3, 1)).await.unwrap();
         assert_eq!(log.last_index(), 3, "it can be read at once");
         let unsynced = home.memory_log().unsynced();
-        assert_eq!(unsynced == 0, persistence == Persistence::DiskFirst);
+        assert_eq!(unsynced == 0, persistence == PersistenceStrategy::DiskFirst);
         engine
             .meta_store()
             .save_hard_state(&hard_state(2, false))
@@ -249,7 +254,7 @@ async fn disk_first_syncs_each_time_and_mem_first_when_it_is_flushed() {
 #[tokio::test]
 async fn every_call_is_one_batch() {
     let dir = tempfile::tempdir().unwrap();
-    let home = Home::new(dir.path(), Stores::Memory, Persistence::DiskFirst);
+    let home = Home::new(dir.path(), Stores::Memory, PersistenceStrategy::DiskFirst);
     let engine = home.open().unwrap().0;
     let (log, meta) = (engine.log_store(), engine.meta_store());
     let mut batches = 0;
@@ -280,7 +285,7 @@ async fn every_call_is_one_batch() {
 #[tokio::test]
 async fn entries_are_purged_only_behind_an_fsync_of_the_data() {
     let dir = tempfile::tempdir().unwrap();
-    let home = Home::new(dir.path(), Stores::Memory, Persistence::DiskFirst);
+    let home = Home::new(dir.path(), Stores::Memory, PersistenceStrategy::DiskFirst);
     let (engine, state_machine) = home.open().unwrap();
     let log = engine.log_store();
     log.persist_entries(entries(1..=3, 1)).await.unwrap();
@@ -307,7 +312,7 @@ async fn a_log_that_lost_an_entry_is_not_opened() {
         batch.remove(RegionId(1), 5..6);
         node.log().write(&batch, Durability::Synced).unwrap();
         drop(node);
-        let error = home.open().err().expect("refused");
+        let error = home.open().expect_err("refused");
         assert!(error.is_fatal(), "{error:?}");
         assert!(format!("{error:?}").contains("entry 5"), "{error:?}");
         Ok(())
@@ -318,7 +323,7 @@ async fn a_log_that_lost_an_entry_is_not_opened() {
 #[tokio::test]
 async fn a_group_takes_no_region_that_is_a_record() {
     let dir = tempfile::tempdir().unwrap();
-    let home = Home::new(dir.path(), Stores::Memory, Persistence::DiskFirst);
+    let home = Home::new(dir.path(), Stores::Memory, PersistenceStrategy::DiskFirst);
     let node = std::sync::Arc::new(home.node().unwrap());
     for region in [0, RECORD_REGION_BIT, RECORD_REGION_BIT | 1] {
         let options = Options {

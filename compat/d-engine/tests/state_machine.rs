@@ -5,7 +5,7 @@ mod support;
 use std::sync::atomic::Ordering;
 
 use d_engine_core::state_machine_test::{StateMachineBuilder as _, StateMachineTestSuite as Suite};
-use peerstore_d_engine::Persistence;
+use peerstore::PersistenceStrategy;
 use support::{Builder, DATA, on_all_data};
 
 /// The cases of d-engine-core 0.2.4 that open once: seven before those that reopen, and one behind.
@@ -20,7 +20,7 @@ const REOPENS: &[usize] = &[9, 11, 13, 15];
 async fn the_whole_suite_passes_and_has_the_cases_that_are_named_here() {
     for stores in DATA {
         println!("on {stores:?}");
-        let (builder, builds) = Builder::of_suite(*stores, Persistence::DiskFirst, REOPENS);
+        let (builder, builds) = Builder::of_suite(*stores, PersistenceStrategy::DiskFirst, REOPENS);
         Suite::run_all_tests(builder).await.unwrap();
         let expected = SINGLE_CASES + 2 * REOPENING_CASES;
         assert_eq!(builds.load(Ordering::SeqCst), expected);

@@ -12,9 +12,10 @@ use d_engine_core::{ApplyResult, Error, StateMachine as _};
 use d_engine_proto::common::LogId;
 use d_engine_proto::server::storage::SnapshotMetadata;
 use flaky::Flaky;
+use peerstore::PersistenceStrategy;
 use peerstore::memory::{MemoryData, MemoryLog, MemorySnapshots};
 use peerstore::{ApplicationDataStorage as _, CompositeStorage, Config, Parts};
-use peerstore_d_engine::{Options, PeerstoreStateMachine, Persistence, SNAPSHOT_FILE};
+use peerstore_d_engine::{Options, PeerstoreStateMachine, SNAPSHOT_FILE};
 use support::{DATA, Home, Stores, insert, insert_until, swap};
 
 /// Calls `case` with a home on each data store.
@@ -25,14 +26,22 @@ where
     for stores in DATA {
         println!("on {stores:?}");
         let dir = tempfile::tempdir().unwrap();
-        case(Home::new(dir.path(), *stores, Persistence::DiskFirst))
-            .await
-            .unwrap();
+        case(Home::new(
+            dir.path(),
+            *stores,
+            PersistenceStrategy::DiskFirst,
+        ))
+        .await
+        .unwrap();
     }
 }
 
 fn in_memory() -> Home {
-    Home::new(Path::new("unused"), Stores::Memory, Persistence::DiskFirst)
+    Home::new(
+        Path::new("unused"),
+        Stores::Memory,
+        PersistenceStrategy::DiskFirst,
+    )
 }
 
 fn id(index: u64) -> LogId {

@@ -13,9 +13,10 @@ use d_engine_core::storage_engine_test::StorageEngineBuilder;
 use d_engine_core::{ApplyEntry, Command, Error, HardState, StateMachine};
 use d_engine_proto::common::{Entry, EntryPayload, entry_payload::Payload};
 use d_engine_proto::server::election::VotedFor;
+use peerstore::PersistenceStrategy;
 use peerstore::memory::{MemoryData, MemoryLog, MemorySnapshots};
 use peerstore::{AppBackend, CompositeStorage, Config, LogBackend, Parts};
-use peerstore_d_engine::{Options, PeerstoreEngine, PeerstoreStateMachine, Persistence};
+use peerstore_d_engine::{Options, PeerstoreEngine, PeerstoreStateMachine};
 
 /// Where the log and the data are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,12 +51,15 @@ pub const DATA: &[Stores] = &[
 ];
 
 /// Both ways to persist.
-pub const PERSISTENCES: [Persistence; 2] = [Persistence::DiskFirst, Persistence::MemFirst];
+pub const PERSISTENCES: [PersistenceStrategy; 2] = [
+    PersistenceStrategy::DiskFirst,
+    PersistenceStrategy::MemFirst,
+];
 
 /// A node that is opened again and again.
 pub struct Home {
     stores: Stores,
-    persistence: Persistence,
+    persistence: PersistenceStrategy,
     dir: PathBuf,
     // What `Stores::Memory` and the data of `Stores::AppendLog` outlive a process with.
     memory: (Arc<MemoryLog>, Arc<MemoryData>, Arc<MemorySnapshots>),
@@ -63,7 +67,7 @@ pub struct Home {
 }
 
 impl Home {
-    pub fn new(dir: &Path, stores: Stores, persistence: Persistence) -> Self {
+    pub fn new(dir: &Path, stores: Stores, persistence: PersistenceStrategy) -> Self {
         Home {
             stores,
             persistence,
@@ -131,7 +135,7 @@ impl Home {
 /// Opens homes for a suite. A case that opens twice without a new home finds what it left.
 pub struct Builder {
     stores: Stores,
-    persistence: Persistence,
+    persistence: PersistenceStrategy,
     root: tempfile::TempDir,
     home: Mutex<Option<Arc<Home>>>,
     // The builds, counted from 1, that open what was there: none, if a case brings its own builder.
@@ -141,7 +145,7 @@ pub struct Builder {
 
 impl Builder {
     /// For one case: all its builds open one home.
-    pub fn of_case(stores: Stores, persistence: Persistence) -> Self {
+    pub fn of_case(stores: Stores, persistence: PersistenceStrategy) -> Self {
         Builder {
             stores,
             persistence,
@@ -156,7 +160,7 @@ impl Builder {
     /// `reopens`.
     pub fn of_suite(
         stores: Stores,
-        persistence: Persistence,
+        persistence: PersistenceStrategy,
         reopens: &'static [usize],
     ) -> (Self, Arc<AtomicUsize>) {
         let builder = Builder {
@@ -227,7 +231,7 @@ where
 {
     for stores in DATA {
         println!("on {stores:?}");
-        let builder = Builder::of_case(*stores, Persistence::DiskFirst);
+        let builder = Builder::of_case(*stores, PersistenceStrategy::DiskFirst);
         case(builder).await.unwrap();
     }
 }
