@@ -460,3 +460,59 @@ impl Index {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(first: u64, count: u32, term: u64, offset: u32) -> Run {
+        let region = RegionId(1);
+        Run {
+            region,
+            first,
+            count,
+            term,
+            stored: 10,
+            offset,
+        }
+    }
+
+    fn moved(run: Run, to: u64) -> Op {
+        Op::Move {
+            window: run.range(),
+            run,
+            from: SegmentId(1),
+            to: SegmentId(to),
+        }
+    }
+
+    fn parts(index: &Index) -> Vec<(u64, Range<u64>)> {
+        let parts = index.regions[&RegionId(1)].parts.iter();
+        parts.map(|part| (part.segment.0, part.range())).collect()
+    }
+
+    #[test]
+    fn a_move_leaves_what_was_written_while_it_was_copied() {
+        let mut index = Index::default();
+        index.apply(SegmentId(1), &Op::Run(run(1, 4, 1, 100)));
+        index.apply(SegmentId(2), &Op::Run(run(3, 1, 2, 50)));
+        index.apply(SegmentId(2), &moved(run(1, 4, 1, 900), 9));
+        assert_eq!(parts(&index), [(9, 1..3), (2, 3..4), (9, 4..5)]);
+        assert_eq!(index.usages.of(SegmentId(1)), Live::default());
+    }
+
+    #[test]
+    fn copies_that_follow_on_each_other_are_one_part() {
+        let mut index = Index::default();
+        for first in 1..9 {
+            index.apply(SegmentId(1), &Op::Run(run(first, 1, 1, first as u32 * 100)));
+        }
+        index.apply(SegmentId(2), &Op::Run(run(9, 1, 1, 50)));
+        for first in 1..9 {
+            let copy = run(first, 1, 1, first as u32 * 20);
+            index.apply(SegmentId(2), &moved(copy, 7));
+        }
+        assert_eq!(parts(&index), [(7, 1..9), (2, 9..10)]);
+        assert_eq!(index.usages.of(SegmentId(7)).bytes, 80);
+    }
+}

@@ -106,8 +106,14 @@ impl Recording {
         };
         let mut total = Tally::default();
         std::thread::scope(|scope| {
-            let work = &work;
-            let running: Vec<_> = (0..threads).map(|t| scope.spawn(move || work(t))).collect();
+            let (work, log) = (&work, life::log_backend());
+            let start = |thread| {
+                scope.spawn(move || {
+                    life::keep_logs_in(log);
+                    work(thread)
+                })
+            };
+            let running: Vec<_> = (0..threads).map(start).collect();
             for thread in running {
                 total.add(thread.join().expect("a thread that cuts"));
             }

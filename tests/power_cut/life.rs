@@ -1,13 +1,14 @@
 //! The life of a node that is cut short again and again: every kind of write, in a fixed order.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
 use peerstore::{
-    CompositeStorage, Config, Error, KeyRange, LogBatch, PeerId, PeerStorage, RaftSnapshotData,
-    Region, Result,
+    CompositeStorage, Config, Error, KeyRange, LogBackend, LogBatch, PeerId, PeerStorage,
+    RaftSnapshotData, Region, Result,
 };
 use raft::RawNode;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
@@ -16,6 +17,21 @@ use crate::journal::{Journal, Node, Synced, apply_entries, observe, read};
 
 const STORE: u64 = 1;
 const ELSEWHERE: u64 = 2;
+
+thread_local! {
+    /// Where the nodes of this thread keep their logs.
+    static LOG: Cell<LogBackend> = const { Cell::new(LogBackend::Rocksdb) };
+}
+
+/// Lets the nodes of this thread keep their logs there from now on.
+pub fn keep_logs_in(log: LogBackend) {
+    LOG.set(log);
+}
+
+/// Where they keep them.
+pub fn log_backend() -> LogBackend {
+    LOG.get()
+}
 
 /// The config of the node that lives.
 pub fn config() -> Config {
@@ -26,6 +42,11 @@ pub fn config() -> Config {
 fn config_of(store_id: u64) -> Config {
     let mut config = Config::default();
     (config.cluster_id, config.store_id) = (7, store_id);
+    config.log = log_backend();
+    (
+        config.append_log.segment_bytes,
+        config.append_log.spare_segments,
+    ) = (16 << 10, 1);
     config.rocksdb.write_buffer_bytes = 64 << 10;
     config.rocksdb.block_cache_bytes = 1 << 20;
     config.snapshot.inline_bytes_max = 4 << 10;

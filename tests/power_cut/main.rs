@@ -17,7 +17,7 @@ mod nested;
 
 use std::collections::BTreeMap;
 
-use peerstore::Durability;
+use peerstore::{Durability, LogBackend};
 
 use cuts::{Tally, record};
 use faults::{Disturbed, WhileFull, disturbed, filled};
@@ -53,11 +53,21 @@ fn in_ci_as_root_nothing_is_skipped() {
 /// More cuts than a life has changes take more lives.
 #[test]
 fn every_cut_leaves_what_was_acknowledged() {
+    cut_lives(cuts(400));
+}
+
+#[test]
+fn every_cut_with_the_append_log_leaves_what_was_acknowledged() {
+    life::keep_logs_in(LogBackend::AppendLog);
+    cut_lives(cuts(400) / 4);
+}
+
+fn cut_lives(wanted: usize) {
     if !Mount::is_possible() {
         return say_skipped("cuts of a node's power");
     }
     let donation = life::donation();
-    let (wanted, mut total) = (cuts(400), Tally::default());
+    let mut total = Tally::default();
     for round in 0.. {
         let (recording, journal) = record(life::config(), &donation, round);
         let places = recording.places(wanted - total.cuts, round);
@@ -73,13 +83,23 @@ fn every_cut_leaves_what_was_acknowledged() {
 
 #[test]
 fn a_cut_during_recovery_ends_as_one_without() {
+    cut_recoveries(cuts(200) / 20);
+}
+
+#[test]
+fn a_cut_during_recovery_of_the_append_log_ends_as_one_without() {
+    life::keep_logs_in(LogBackend::AppendLog);
+    cut_recoveries(cuts(200) / 50);
+}
+
+fn cut_recoveries(places: usize) {
     if !Mount::is_possible() {
         return say_skipped("cuts during recovery");
     }
     let donation = life::donation();
     let (recording, journal) = record(life::config(), &donation, 0);
     let mut total = Tally::default();
-    for (number, place) in recording.places(cuts(200) / 20, 3).into_iter().enumerate() {
+    for (number, place) in recording.places(places, 3).into_iter().enumerate() {
         let plan = Plan {
             journal: &journal,
             depth: 2,
@@ -123,6 +143,16 @@ fn a_log_by_itself_survives_every_cut() {
 
 #[test]
 fn a_sync_or_the_power_that_fails_is_never_a_success() {
+    fail_syncs(cuts(120));
+}
+
+#[test]
+fn a_sync_that_fails_under_the_append_log_is_never_a_success() {
+    life::keep_logs_in(LogBackend::AppendLog);
+    fail_syncs(cuts(120) / 4);
+}
+
+fn fail_syncs(count: usize) {
     if !Mount::is_possible() {
         return say_skipped("failing syncs");
     }
@@ -135,7 +165,7 @@ fn a_sync_or_the_power_that_fails_is_never_a_success() {
         let step = journal.acks.get(journal.acked_at(place) + 1);
         step.is_some_and(|step| step.what.starts_with("install"))
     };
-    let every = (syncs.len() * 10).div_ceil(cuts(120)).max(1);
+    let every = (syncs.len() * 10).div_ceil(count).max(1);
     let chosen = |(number, place): &(usize, &usize)| number % every == 0 || of_install(**place);
     let of_sync = |(number, _)| Faults {
         sync: Some(number),
@@ -145,7 +175,7 @@ fn a_sync_or_the_power_that_fails_is_never_a_success() {
         cut_at: Some(place),
         ..Faults::default()
     };
-    let places = recording.places(cuts(60) / 10, 5);
+    let places = recording.places(count / 20, 5);
     let faults = syncs.iter().enumerate().filter(chosen).map(of_sync);
     let (mut total, mut failures) = (Disturbed::default(), Vec::new());
     for faults in faults.chain(places.into_iter().map(of_power)) {

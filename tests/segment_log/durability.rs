@@ -78,3 +78,26 @@ fn an_interval_makes_buffered_writes_durable_by_itself() {
         std::thread::yield_now();
     }
 }
+
+/// A checkpoint says what was written with no sync, too: that must be durable before it is.
+#[test]
+fn a_checkpoint_is_never_ahead_of_the_log() {
+    let fs = MemFs::new();
+    let log = open(&fs, &options()).expect("open");
+    let mut index = 0;
+    while log.segment_stats().rotations < 2 {
+        index += 1;
+        log.write(&one(1, index), Durability::Synced)
+            .expect("write");
+    }
+    // Nothing is left to copy, so that nothing but the checkpoint syncs.
+    let mut batch = LogBatch::default();
+    batch.clear_region(RegionId(1));
+    log.write(&batch, Durability::Synced).expect("write");
+    log.write(&one(2, 1), Durability::Buffered).expect("write");
+    let before = log.segment_stats().checkpoints;
+    log.maintain().expect("maintain");
+    assert_eq!(log.segment_stats().checkpoints, before + 1);
+    let cut = open(&fs.after_power_cut(Lost::Everything, 0), &options()).expect("open");
+    assert_eq!(entries(&cut, 2), 1);
+}
