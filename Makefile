@@ -37,12 +37,16 @@ test-d-engine: ## d-engine's own suites of storage engines and state machines on
 soak: ## the tests with CASES (20000) random cases each: hours
 	PROPTEST_CASES=$(CASES) $(LIBCLANG) $(CARGO) test --features $(FEATURES) $(ARGS)
 
-bench: ## the benchmarks, optimised: compiles RocksDB a second time
-	$(LIBCLANG) $(CARGO) bench --features $(FEATURES) $(ARGS)
+# The two share a folder, so that RocksDB is compiled once for both.
+TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-compare: ## the append-only log beside raft-engine and the bare disk; ARGS such as "--runs 5 sync"
-	$(CARGO) run --release --manifest-path benches/compare/Cargo.toml \
-		--target-dir target/compare -- $(ARGS)
+bench: ## the benchmarks, optimised, and the comparison; ARGS go to cargo bench
+	$(LIBCLANG) $(CARGO) bench --features $(FEATURES) --target-dir $(TARGET) $(ARGS)
+	$(MAKE) compare ARGS=
+
+compare: ## the append-only log beside raft-engine, RocksDB and the bare disk; ARGS as "--runs 5 sync"
+	$(LIBCLANG) $(CARGO) run --release --manifest-path benches/compare/Cargo.toml \
+		--target-dir $(TARGET) -- --plot $(TARGET)/compare.svg $(ARGS)
 
 dot: ## draw dot/*.dot and dot/*.svg again from the code
 	$(LIBCLANG) $(CARGO) run --features $(FEATURES) --example dot

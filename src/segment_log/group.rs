@@ -211,9 +211,8 @@ impl Core {
 
     fn publish(&self, group: &[Request], end: Position, (at, bytes): (u64, Bytes)) {
         let mut tables = self.write_tables();
-        for op in group.iter().flat_map(|request| &request.encoded.ops) {
-            tables.index.apply(end.segment, op);
-        }
+        let ops = group.iter().flat_map(|request| &request.encoded.ops);
+        tables.index.apply_all(end.segment, ops);
         tables.ring.push(end.segment, at, bytes);
         if let Some(info) = tables.segments.get_mut(&end.segment) {
             info.end = end.offset;

@@ -345,6 +345,25 @@ pub(super) struct Index {
 }
 
 impl Index {
+    /// Carries out `ops`, one after the other. A region is looked up once for its entries and its state,
+    /// which nearly always follow each other.
+    pub fn apply_all<'a>(&mut self, segment: SegmentId, ops: impl Iterator<Item = &'a Op>) {
+        let mut ops = ops.peekable();
+        while let Some(op) = ops.next() {
+            let Op::Run(run) = op else {
+                self.apply(segment, op);
+                continue;
+            };
+            let log = self.regions.entry(run.region).or_default();
+            log.put(segment, run, &run.range(), &mut self.usages);
+            let state =
+                ops.next_if(|op| matches!(op, Op::State { region, .. } if *region == run.region));
+            if let Some(Op::State { state, .. }) = state {
+                log.state = Some(*state);
+            }
+        }
+    }
+
     /// Carries out `op`, which was read from or written into `segment`.
     pub fn apply(&mut self, segment: SegmentId, op: &Op) {
         let region = op.region();

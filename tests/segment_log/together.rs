@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io::ErrorKind;
+use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Barrier};
 use std::task::{Context, Poll, Wake, Waker};
@@ -12,9 +13,10 @@ use peerstore::memory::MemFs;
 use peerstore::segment_log::{SegmentLog, SegmentLogOptions, SyncPolicy};
 use peerstore::{Durability, Error, LogBatch, RaftLogStorage, RegionId, Result, Ticket};
 
-use crate::support::{entry, open, options};
+use crate::observed::Observed;
+use crate::support::{entry, open, open_on, options};
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn batch(region: u64, index: u64) -> LogBatch {
     let mut batch = LogBatch::default();
@@ -107,6 +109,14 @@ fn write(log: &SegmentLog, region: u64, count: u64) -> Result<()> {
                 drop::<Ticket<()>>(submit(last)?);
             }
         }
+        // What was answered can be read at once.
+        if region % 5 != 4 {
+            let read = log.read_entry(RegionId(region), last)?;
+            assert!(
+                read.is_some(),
+                "entry {last} of region {region} was answered too early"
+            );
+        }
         index = last + 1;
     }
     log.sync()
@@ -164,6 +174,35 @@ fn every_batch_is_answered_where_syncs_are_held_back() {
         ..options()
     };
     all_write(&options, 10, 60);
+}
+
+/// Three write once each, so that nobody comes by later who could write what was left.
+#[test]
+fn a_leader_hands_on_what_came_while_it_wrote() -> Result<()> {
+    let disk = MemFs::new();
+    let hook = |op: &'static str, _: &Path| {
+        if op == "sync" {
+            (0..10).for_each(|_| std::thread::yield_now());
+        }
+    };
+    let log = open_on(Arc::new(Observed::new(&disk, None, hook)), &options())?;
+    for index in 1..3_000 {
+        let start = Barrier::new(3);
+        std::thread::scope(|scope| {
+            let write = |region| {
+                let (log, start) = (&log, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    let ticket = log.submit(&batch(region, index), Durability::Synced)?;
+                    ticket.wait(PATIENCE)
+                })
+            };
+            let writing: Vec<_> = (1..4).map(write).collect();
+            let mut answers = writing.into_iter().map(|thread| thread.join());
+            answers.try_for_each(|answer| answer.expect("no panic"))
+        })?;
+    }
+    Ok(())
 }
 
 #[test]
