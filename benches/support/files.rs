@@ -93,10 +93,10 @@ pub fn random_reads(dir: &Path, block_bytes: usize, count: usize, threads: usize
         std::thread::scope(|scope| {
             let read = &read;
             let threads: Vec<_> = (0..threads).map(|t| scope.spawn(move || read(t))).collect();
-            let joined = threads
+            let mut joined = threads
                 .into_iter()
                 .map(|t| t.join().map_err(|_| "a reader panicked"));
-            joined.map(|r| Ok(r??)).collect::<Outcome>()
+            joined.try_for_each(|read| -> Outcome { Ok(read??) })
         })
     });
     result?;
