@@ -7,12 +7,13 @@ CASES ?= 20000
 # One set for every command, so that nothing is compiled twice.
 FEATURES = conformance,openraft
 LIBCLANG = scripts/with-libclang
+D_ENGINE = compat/d-engine/Cargo.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-prost test-plain soak bench compare dot lint deny
+.PHONY: help demo test test-prost test-plain test-d-engine soak bench compare dot lint deny
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
 
 demo: ## run the example cluster; ARGS go to it
 	$(LIBCLANG) $(CARGO) run --example cluster -- $(ARGS)
@@ -26,6 +27,12 @@ test-prost: ## every test with raft-rs's other codec
 
 test-plain: ## every test that needs no RocksDB; builds in two minutes, without libclang
 	$(CARGO) test --no-default-features --features protobuf-codec,tls,$(FEATURES) $(ARGS)
+
+# The same target directory, so that RocksDB is not compiled a second time.
+test-d-engine: ## d-engine's own suites of storage engines and state machines on peerstore
+	target=$$($(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/') && \
+	$(LIBCLANG) scripts/with-protoc --optional $(D_ENGINE) \
+		$(CARGO) test --manifest-path $(D_ENGINE) --target-dir "$$target" $(ARGS)
 
 soak: ## the tests with CASES (20000) random cases each: hours
 	PROPTEST_CASES=$(CASES) $(LIBCLANG) $(CARGO) test --features $(FEATURES) $(ARGS)

@@ -151,6 +151,12 @@ pub trait ApplicationDataStorage: DataRead + Send + Sync {
 
     /// What the store has done since it was opened.
     fn stats(&self) -> AppStats;
+
+    /// What is wrong with the store as far as it knows by itself, beside what its calls answer, if
+    /// anything is: for a check of the health.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 }
 
 /// A [`DataRead`] that is pinned to one moment and can be sent to another thread.

@@ -81,7 +81,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// How it reaches the other stores.
     pub transport: TransportConfig,
-    /// How often the health of the node is looked at, by whoever watches it, in milliseconds.
+    /// How often a thread checks the health of the node, in milliseconds; 0 for never: then it is checked
+    /// when it is asked for.
     pub health_interval_ms: u64,
 }
 
@@ -172,8 +173,8 @@ impl Config {
         Config::checked(toml_text::parse(text), None)
     }
 
-    /// How writes to the log gather for an fsync. Where they are written behind, they have gathered
-    /// before they come to the log.
+    /// How durable writes to the log wait for each other. Where they are written behind their callers, they
+    /// have waited before they come to the log.
     pub(crate) fn group_policy(&self) -> FlushPolicy {
         match self.persistence {
             PersistenceStrategy::DiskFirst => self.flush_policy,
@@ -280,8 +281,6 @@ impl Config {
 
 impl Config {
     fn check_flush(&self) -> Result<(), String> {
-        let health = ("health_interval_ms", self.health_interval_ms);
-        within(health, 1, u64::MAX)?;
         let FlushPolicy::Batched {
             threshold,
             interval_ms,

@@ -298,6 +298,14 @@ impl EntryCache {
         ring.settle(&self.budget);
     }
 
+    /// Drops the entries from `index` on, persisted or not: the log ends before it.
+    #[cfg(feature = "openraft")]
+    pub fn truncate_from(&self, index: u64) {
+        let mut ring = lock(&self.ring);
+        ring.cut_from(index);
+        ring.settle(&self.budget);
+    }
+
     /// Drops everything, persisted or not: the log was replaced.
     pub fn clear(&self) {
         let mut ring = lock(&self.ring);

@@ -12,7 +12,7 @@ use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use crate::app_store::{ApplicationDataStorage, DataRead, Keyspace};
+use crate::app_store::{ApplicationDataStorage, DataRead, ImportOrder, Keyspace};
 use crate::error::{Error, Result};
 use crate::types::{KeyRange, RegionId};
 
@@ -83,6 +83,43 @@ pub fn import_data(
     range: &KeyRange,
     from: &mut dyn Read,
 ) -> Result<u64> {
+    let mut import = data.begin_import(range)?;
+    let records = read_export(from, |keyspace, key, value| {
+        import.put(keyspace, key, value)
+    })?;
+    import.finish()?;
+    Ok(records)
+}
+
+/// Whether [`import_data`] would take this: reads and checks all of it and changes nothing; how many keys
+/// it has.
+///
+/// ```
+/// use peerstore::memory::MemoryData;
+/// use peerstore::{KeyRange, check_export, export_data};
+/// let mut file = Vec::new();
+/// export_data(&MemoryData::new(), &KeyRange::all(), &mut file)?;
+/// assert_eq!(check_export(&KeyRange::all(), &mut file.as_slice())?, 0);
+/// assert!(check_export(&KeyRange::all(), &mut &file[1..]).is_err());
+/// # Ok::<(), peerstore::Error>(())
+/// ```
+///
+/// # Errors
+/// `Corruption` or `UnsupportedVersion` if the bytes are not a whole export, `InvalidArgument` if it has
+/// a key outside of `range` or in the wrong place, `Io` if `from` refuses.
+pub fn check_export(range: &KeyRange, from: &mut dyn Read) -> Result<u64> {
+    let mut order = ImportOrder::new(range);
+    read_export(from, |keyspace, key, _| {
+        order.take(keyspace, key).map(|_| ())
+    })
+}
+
+/// Calls `put` with each key and value of an export; how many they were. Whether it is whole is known only
+/// when this returns.
+fn read_export(
+    from: &mut dyn Read,
+    mut put: impl FnMut(Keyspace, &[u8], &[u8]) -> Result<()>,
+) -> Result<u64> {
     let mut input = Input { from, crc: 0 };
     if input.array::<8>()? != *MAGIC {
         return Err(damaged("it does not begin as one".into()));
@@ -95,7 +132,6 @@ pub fn import_data(
             max: VERSION.into(),
         });
     }
-    let mut import = data.begin_import(range)?;
     let (mut key, mut value, mut records) = (Vec::new(), Vec::new(), 0_u64);
     loop {
         let [tag] = input.array()?;
@@ -109,7 +145,7 @@ pub fn import_data(
         let lengths = [input.array()?, input.array()?].map(u32::from_le_bytes);
         input.part(lengths[0], &mut key)?;
         input.part(lengths[1], &mut value)?;
-        import.put(*keyspace, &key, &value)?;
+        put(*keyspace, &key, &value)?;
         records += 1;
     }
     let counted = u64::from_le_bytes(input.array()?);
@@ -121,7 +157,6 @@ pub fn import_data(
         );
         return Err(damaged(detail));
     }
-    import.finish()?;
     Ok(records)
 }
 

@@ -11,7 +11,7 @@ use raft::eraftpb::Entry;
 use crate::error::{Error, Result};
 use crate::persistence::{FlushPolicy, SyncPolicy};
 use crate::proto::RaftLocalState;
-use crate::raft_log::{LogBatch, LogOp, LogStats, RaftLogStorage};
+use crate::raft_log::{LogBatch, LogStats, LogUsage, RaftLogStorage};
 use crate::types::{Durability, RegionId};
 
 /// A [`RaftLogStorage`] that decides which durable writes of another share an fsync.
@@ -153,14 +153,6 @@ impl GroupedLog {
     }
 }
 
-fn entries_of(batch: &LogBatch) -> u64 {
-    let count = |op: &LogOp| match op {
-        LogOp::Append { entries, .. } => entries.len() as u64,
-        _ => 0,
-    };
-    batch.ops().iter().map(count).sum()
-}
-
 impl RaftLogStorage for GroupedLog {
     fn write(&self, batch: &LogBatch, durability: Durability) -> Result<()> {
         if durability == Durability::Buffered || batch.is_empty() {
@@ -177,7 +169,7 @@ impl RaftLogStorage for GroupedLog {
                 interval,
             } => {
                 self.inner.write(batch, Durability::Buffered)?;
-                self.wait(entries_of(batch), threshold, interval)
+                self.wait(batch.entry_count(), threshold, interval)
             }
         }
     }
@@ -209,6 +201,14 @@ impl RaftLogStorage for GroupedLog {
 
     fn sync(&self) -> Result<()> {
         self.inner.sync()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.inner.trouble()
+    }
+
+    fn usage(&self) -> LogUsage {
+        self.inner.usage()
     }
 
     fn stats(&self) -> LogStats {

@@ -39,6 +39,8 @@ pub const STORE_IDENT_KEY: &[u8] = b"ident";
 /// The key of the counter of ids in the `store` keyspace: u64 BE, one more than the largest counter
 /// that may have been given.
 pub const IDS_KEY: &[u8] = b"ids";
+/// The key that a check of the health writes and removes again in the `store` keyspace.
+pub const HEALTH_KEY: &[u8] = b"health";
 /// The key of the snapshot that a region keeps, in the `store` keyspace: `snapshot/`, region u64 BE.
 pub fn kept_snapshot_key(region: RegionId) -> Vec<u8> {
     [b"snapshot/", &region.0.to_be_bytes()[..]].concat()

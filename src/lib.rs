@@ -71,10 +71,13 @@
 //! | bring a log or a data store of your own | [`RaftLogStorage`], [`ApplicationDataStorage`], [`CompositeStorage::from_parts`], and the suites of `conformance` |
 //! | scan page by page, or in transactions | [`Scan`], [`ReadTransaction`], [`TransactionalStorage`] |
 //! | let values expire, find keys by their values | [`KvCommand::PutUntil`], [`IndexedData`] |
-//! | take data out and in again | [`export_data`], [`import_data`] |
+//! | take data out and in again | [`export_data`], [`check_export`], [`import_data`] |
 //! | write a state machine, or take one of keys and values | [`StateMachine`], [`ApplyBatch`], [`KvStateMachine`] |
 //! | test against power cuts, failing disks and bad networks | [`memory`] |
+//! | run under openraft instead of raft-rs | `openraft`, with the feature of that name |
 //! | see a region | [`dot::live`] |
+//! | know whether a node is well | [`CompositeStorage::health`], [`NodeHealth`] |
+//! | watch a node | [`metrics`], [`Store::report_metrics`] |
 //! | know what an error asks of you | [`Error`], [`RecoveryError`] |
 //!
 //! # What it promises
@@ -99,6 +102,7 @@
 //! | `tls` | encryption and mutual authentication between stores, by rustls | yes |
 //! | `tokio` | snapshots for async code, `async_io` | |
 //! | `conformance` | the suites that hold a backend to its contract, `conformance` | |
+//! | `openraft` | log, state machine and snapshots under openraft 0.9, `openraft` | |
 //!
 //! Exactly one codec has to be on, the one that your program uses.
 #![deny(missing_docs)]
@@ -123,6 +127,7 @@ mod expiry;
 mod export;
 mod fs;
 mod grouped_log;
+mod health;
 mod index;
 mod indexed;
 pub mod keys;
@@ -130,7 +135,10 @@ mod kv;
 mod logger;
 mod mailbox;
 pub mod memory;
+pub mod metrics;
 mod node_dir;
+#[cfg(feature = "openraft")]
+pub mod openraft;
 mod peer;
 mod peer_storage;
 mod persistence;
@@ -167,9 +175,10 @@ pub use config::{
 };
 pub use entry_cache::CacheStats;
 pub use error::{Error, RecoveryError, Result};
-pub use export::{export_data, import_data};
+pub use export::{check_export, export_data, import_data};
 pub use fs::{DiskFs, File, FileLock, FileSystem};
 pub use grouped_log::GroupedLog;
+pub use health::{HealthLimits, HealthStatus, NodeHealth};
 pub use index::IndexQuery;
 pub use indexed::{Extractor, IndexedData};
 pub use kv::{KvCommand, KvRefusal, KvReply, KvStateMachine};
@@ -184,7 +193,7 @@ pub use proto::{
     INITIAL_INDEX, INITIAL_TERM, MergeState, Peer, PeerRole, PeerState, RaftApplyState,
     RaftLocalState, RaftTruncatedState, Region, RegionEpoch, RegionLocalState, StoreIdent,
 };
-pub use raft_log::{LogBatch, LogOp, LogStats, RaftLogStorage};
+pub use raft_log::{LogBatch, LogOp, LogStats, LogUsage, RaftLogStorage};
 pub use reader::Reader;
 pub use scan::{Cursor, Page, Scan};
 pub use snapshot_data::{RaftSnapshotData, SNAPSHOT_DATA_VERSION};
@@ -202,7 +211,7 @@ pub use ticket::Ticket;
 pub use transaction::{DataTransaction, ReadTransaction, TransactionalStorage, WriteTransaction};
 pub use transport::{
     ENTRIES_MAX, Inbox, MessageError, PeerBody, PeerMessage, Placement, RegionReport, StoreMessage,
-    Transport,
+    Transport, TransportStats,
 };
 pub use types::{Durability, KeyRange, LogPosition, PeerId, RegionId};
 pub use workers::SteppedWorkers;

@@ -76,6 +76,11 @@ impl<T> Sender<T> {
         }
     }
 
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.0.lock().waiting.len()
+    }
+
     fn add(&self, put: impl FnOnce(&mut Vec<T>)) {
         let mut queue = self.0.lock();
         if queue.is_deaf {

@@ -365,7 +365,13 @@ impl RaftApplyState {
         LogPosition::new(self.truncated_state.term, self.truncated_state.index)
     }
 
-    /// Reads the bytes of `encode_to_vec`; `region` is named in the error.
+    /// Its bytes, as they lie in [`Keyspace::ApplyState`](crate::Keyspace::ApplyState) under the region's
+    /// key. The same as those of prost's method, for who has no prost or another version of it.
+    pub fn encode_to_vec(&self) -> Vec<u8> {
+        prost::Message::encode_to_vec(self)
+    }
+
+    /// Reads the bytes of [`RaftApplyState::encode_to_vec`]; `region` is named in the error.
     ///
     /// # Errors
     /// [`Error::Corruption`] if they are not such bytes.

@@ -71,6 +71,34 @@ pub trait RaftLogStorage: Send + Sync {
 
     /// What the store has done since it was opened.
     fn stats(&self) -> LogStats;
+
+    /// What is wrong with the store as far as it knows by itself, beside what its calls answer, if
+    /// anything is: for a check of the health.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
+    /// What the store takes on disk, where it keeps segments of its own.
+    fn usage(&self) -> LogUsage {
+        LogUsage::default()
+    }
+}
+
+/// What a log store that keeps segments of its own takes on disk; all 0 for others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogUsage {
+    /// Segments in use.
+    pub segments: u64,
+    /// The bytes of their files.
+    pub disk_bytes: u64,
+    /// What of them is still needed, in bytes.
+    pub live_bytes: u64,
+    /// Segments in reserve.
+    pub spare_segments: u64,
+    /// How many there should be.
+    pub spare_segments_wanted: u64,
+    /// The bytes of entries that were copied out of nearly dead segments since it was opened.
+    pub copied_bytes: u64,
 }
 
 /// What a log store has done since it was opened.
@@ -186,6 +214,15 @@ impl LogBatch {
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
+    }
+
+    /// How many entries it puts.
+    pub fn entry_count(&self) -> u64 {
+        let count = |op: &LogOp| match op {
+            LogOp::Append { entries, .. } => entries.len() as u64,
+            _ => 0,
+        };
+        self.ops.iter().map(count).sum()
     }
 
     /// Adds what `other` holds, behind what is here.

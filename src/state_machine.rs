@@ -220,12 +220,29 @@ impl<'a> ApplyBatch<'a> {
         self.conf_states.truncate(mark.conf_states);
     }
 
-    /// The writes, if every key lies in the region. A write behind this batch needs its reads too: a
-    /// second batch of the same region begins after this one is written.
+    /// The writes, if every key lies in the region: for who keeps the applied index by other means than
+    /// [`PeerStorage::apply`](crate::PeerStorage::apply), and adds it to them. A write behind this batch
+    /// needs its reads too: a second batch of the same region begins after this one is written. The
+    /// configurations that were set are not among them.
+    ///
+    /// ```
+    /// use peerstore::memory::MemoryData;
+    /// use peerstore::{ApplicationDataStorage, ApplyBatch, Durability, KeyRange, Keyspace};
+    /// use peerstore::{KvCommand, KvStateMachine, RaftApplyState, keys};
+    ///
+    /// let (data, range) = (MemoryData::new(), KeyRange::all());
+    /// let mut batch = ApplyBatch::new(&data, &range);
+    /// KvStateMachine::apply_command(&KvCommand::put("key", "value"), &mut batch)?;
+    /// let mut writes = batch.into_checked(1.into())?;
+    /// let applied = RaftApplyState { applied_index: 7, ..Default::default() };
+    /// writes.put(Keyspace::ApplyState, keys::region_key(1.into()), applied.encode_to_vec());
+    /// data.write(&writes, Durability::Synced)?; // the value and the index, or neither
+    /// # Ok::<(), peerstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// `KeyOutOfRange` with the first key that does not.
-    pub(crate) fn into_checked(self, region: RegionId) -> Result<AppBatch> {
+    pub fn into_checked(self, region: RegionId) -> Result<AppBatch> {
         for op in self.writes.ops() {
             let outside = match op {
                 AppOp::Put { key, .. } | AppOp::Delete { key, .. } => {

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
-/// The answer to a request of the [`Store`](crate::Store), when it comes. Dropping it does not take the
-/// request back.
+/// The answer to a request of the [`Store`](crate::Store) or of a
+/// [`SegmentLog`](crate::segment_log::SegmentLog), when it comes. Dropping it does not take the request
+/// back.
 ///
 /// It is a [`Future`] of its result for whoever has a runtime, of any kind, and it can be waited for by
 /// whoever has a thread. It holds nothing of the store, and waits for nothing when dropped.
@@ -20,7 +21,24 @@ use crate::error::{Error, Result};
 /// }
 /// ```
 #[must_use = "the answer says whether it was done"]
-pub struct Ticket<T>(Arc<Shared<T>>);
+pub struct Ticket<T>(Source<T>);
+
+enum Source<T> {
+    Completer(Arc<Shared<T>>),
+    Pending(Box<dyn Pending<T>>),
+}
+
+/// An answer that whoever waits for it may have to bring about.
+pub(crate) trait Pending<T>: Send + Sync {
+    /// The answer, waited for. Nothing if it has not come by the deadline.
+    fn wait(&mut self, deadline: Option<Instant>) -> Option<Result<T>>;
+
+    /// As [`Ticket::try_take`].
+    fn try_take(&mut self) -> Option<Result<T>>;
+
+    /// As [`Future::poll`].
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<T>>;
+}
 
 /// The other end of a [`Ticket`]: answers it, once. Dropped without an answer it says that the store was
 /// shut down.
@@ -41,6 +59,48 @@ impl<T> Shared<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(|p| p.into_inner())
     }
+
+    fn wait(&self, deadline: Option<Instant>) -> Option<Result<T>> {
+        let mut state = self.lock();
+        loop {
+            match std::mem::replace(&mut *state, State::Taken) {
+                State::Answered(result) => return Some(result),
+                waiting => *state = waiting,
+            }
+            let left = match deadline {
+                None => Duration::MAX,
+                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
+            };
+            if left.is_zero() {
+                return None;
+            }
+            let waited = self.answered.wait_timeout(state, left);
+            state = waited.unwrap_or_else(|p| p.into_inner()).0;
+        }
+    }
+
+    fn try_take(&self) -> Option<Result<T>> {
+        let mut state = self.lock();
+        match std::mem::replace(&mut *state, State::Taken) {
+            State::Answered(result) => Some(result),
+            waiting => {
+                *state = waiting;
+                None
+            }
+        }
+    }
+
+    fn poll(&self, context: &mut Context<'_>) -> Poll<Result<T>> {
+        let mut state = self.lock();
+        match std::mem::replace(&mut *state, State::Taken) {
+            State::Answered(result) => Poll::Ready(result),
+            State::Waiting(_) => {
+                *state = State::Waiting(Some(context.waker().clone()));
+                Poll::Pending
+            }
+            State::Taken => Poll::Pending,
+        }
+    }
 }
 
 impl<T> Ticket<T> {
@@ -50,7 +110,8 @@ impl<T> Ticket<T> {
             state: Mutex::new(State::Waiting(None)),
             answered: Condvar::new(),
         });
-        (Ticket(Arc::clone(&shared)), Completer(Some(shared)))
+        let ticket = Ticket(Source::Completer(Arc::clone(&shared)));
+        (ticket, Completer(Some(shared)))
     }
 
     /// A ticket that is answered already.
@@ -60,41 +121,33 @@ impl<T> Ticket<T> {
         ticket
     }
 
+    /// A ticket that has its answer from `pending`.
+    pub(crate) fn pending(pending: impl Pending<T> + 'static) -> Ticket<T> {
+        Ticket(Source::Pending(Box::new(pending)))
+    }
+
     /// The answer, waited for.
     ///
     /// # Errors
     /// `Timeout` if it has not come in time: what was asked may still happen. Else the answer's own.
     pub fn wait(self, timeout: Duration) -> Result<T> {
         let deadline = Instant::now().checked_add(timeout);
-        let mut state = self.0.lock();
-        loop {
-            match std::mem::replace(&mut *state, State::Taken) {
-                State::Answered(result) => return result,
-                waiting => *state = waiting,
-            }
-            let left = match deadline {
-                None => Duration::MAX,
-                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
-            };
-            if left.is_zero() {
-                let limit_ms = timeout.as_millis() as u64;
-                let what = "the answer";
-                return Err(Error::Timeout { what, limit_ms });
-            }
-            let waited = self.0.answered.wait_timeout(state, left);
-            state = waited.unwrap_or_else(|p| p.into_inner()).0;
-        }
+        let answer = match self.0 {
+            Source::Completer(shared) => shared.wait(deadline),
+            Source::Pending(mut pending) => pending.wait(deadline),
+        };
+        answer.unwrap_or_else(|| {
+            let limit_ms = timeout.as_millis() as u64;
+            let what = "the answer";
+            Err(Error::Timeout { what, limit_ms })
+        })
     }
 
     /// The answer if it is there. Given out once.
     pub fn try_take(&mut self) -> Option<Result<T>> {
-        let mut state = self.0.lock();
-        match std::mem::replace(&mut *state, State::Taken) {
-            State::Answered(result) => Some(result),
-            waiting => {
-                *state = waiting;
-                None
-            }
+        match &mut self.0 {
+            Source::Completer(shared) => shared.try_take(),
+            Source::Pending(pending) => pending.try_take(),
         }
     }
 }
@@ -102,15 +155,10 @@ impl<T> Ticket<T> {
 impl<T> Future for Ticket<T> {
     type Output = Result<T>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<T>> {
-        let mut state = self.0.lock();
-        match std::mem::replace(&mut *state, State::Taken) {
-            State::Answered(result) => Poll::Ready(result),
-            State::Waiting(_) => {
-                *state = State::Waiting(Some(context.waker().clone()));
-                Poll::Pending
-            }
-            State::Taken => Poll::Pending,
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<T>> {
+        match &mut self.0 {
+            Source::Completer(shared) => shared.poll(context),
+            Source::Pending(pending) => pending.poll(context),
         }
     }
 }

@@ -12,6 +12,9 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RegionId(pub u64);
 
+/// The region that a check of the health writes for: nobody has it, ids end far below.
+pub(crate) const PROBE_REGION: RegionId = RegionId(u64::MAX);
+
 /// The id of a peer: one replica of one region. raft-rs calls it the node id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(pub u64);

@@ -21,10 +21,14 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 type Test = (&'static str, fn());
 
-const TESTS: [Test; 7] = [
+const TESTS: [Test; 8] = [
     (
         "every_byte_is_on_every_store_after_one_was_killed",
         every_byte_is_on_every_store_after_one_was_killed,
+    ),
+    (
+        "it_is_the_same_with_the_append_only_log",
+        it_is_the_same_with_the_append_only_log,
     ),
     ("damage_is_found_and_named", damage_is_found_and_named),
     (
@@ -92,21 +96,27 @@ fn run(args: &[&str]) -> (Output, String) {
     let drawn = fs::read_dir(stores.join("diagrams")).map_or(0, Iterator::count);
     assert_eq!(drawn > 0, output.status.success(), "drawn at the end only");
     for store in 1..=4 {
-        open_alone(&stores, store, args.contains(&"memory"));
+        open_alone(&stores, store, log_of(args));
     }
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     (output, said)
 }
 
+/// Where these arguments keep the logs.
+fn log_of(args: &[&str]) -> LogBackend {
+    match args {
+        args if args.contains(&"memory") => LogBackend::Memory,
+        args if args.contains(&"append_log") => LogBackend::AppendLog,
+        _ => LogBackend::Rocksdb,
+    }
+}
+
 /// Nobody else has the store open, or soon nobody has.
-fn open_alone(stores: &Path, store: u64, memory_log: bool) {
+fn open_alone(stores: &Path, store: u64, log: LogBackend) {
     let deadline = Instant::now() + PATIENCE;
     let config = Config {
         create_if_missing: false,
-        log: match memory_log {
-            true => LogBackend::Memory,
-            false => LogBackend::Rocksdb,
-        },
+        log,
         ..Config::default()
     };
     loop {
@@ -169,7 +179,16 @@ fn number_before(said: &str, word: &str) -> usize {
 }
 
 fn every_byte_is_on_every_store_after_one_was_killed() {
-    let (output, said) = run(&["--regions", "6"]);
+    tell(&["--regions", "6"]);
+}
+
+fn it_is_the_same_with_the_append_only_log() {
+    tell(&["--regions", "6", "--log", "append_log"]);
+}
+
+/// The whole story, to its end.
+fn tell(args: &[&str]) {
+    let (output, said) = run(args);
     assert_success(&output);
     for line in [
         "was killed in the middle of a write",
@@ -247,7 +266,7 @@ fn no_store_outlives_a_parent_that_was_killed() {
     parent.kill().unwrap();
     parent.wait().unwrap();
     for store in 1..=3 {
-        open_alone(dir.path(), store, false);
+        open_alone(dir.path(), store, LogBackend::Rocksdb);
     }
 }
 
@@ -264,7 +283,7 @@ fn what_cannot_be_done_is_refused() {
         (&["--fast"], "unknown option --fast"),
         (
             &["--log", "paper"],
-            "--log paper: expected rocksdb or memory",
+            "--log paper: expected rocksdb, append_log or memory",
         ),
         (&["--log", "memory", "--in-process"], "would lose its log"),
         (&["elsewhere"], "one directory is enough"),

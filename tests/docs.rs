@@ -159,6 +159,7 @@ fn every_link_between_the_documents_leads_somewhere() {
         "data-model.md",
         "snapshot-format.md",
         "dependencies.md",
+        "d-engine.md",
     ] {
         let text = read(&format!("docs/{name}"));
         for target in text

@@ -96,7 +96,7 @@ pub fn random_reads(dir: &Path, block_bytes: usize, count: usize, threads: usize
             let mut joined = threads
                 .into_iter()
                 .map(|t| t.join().map_err(|_| "a reader panicked"));
-            joined.try_for_each(|read| -> Outcome { Ok(read??) })
+            joined.try_for_each(|r| -> Outcome { Ok(r??) })
         })
     });
     result?;

@@ -9,10 +9,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use peerstore::LogBackend;
 use peerstore::memory::MemoryNetwork;
 
 use super::Outcome;
 use super::node::{Node, Settings};
+use super::options::log_name;
 use super::serve::READY;
 
 /// A store starts and ends in less, or something hangs.
@@ -31,7 +33,7 @@ pub enum Launcher {
 pub struct Hosts {
     launcher: Launcher,
     dir: PathBuf,
-    memory_log: bool,
+    log: LogBackend,
     region_bytes_max: u64,
     hosts: Mutex<BTreeMap<u64, Host>>,
 }
@@ -56,12 +58,12 @@ pub enum Place {
 }
 
 impl Hosts {
-    pub fn new(launcher: Launcher, dir: PathBuf, memory_log: bool, region_bytes_max: u64) -> Hosts {
+    pub fn new(launcher: Launcher, dir: PathBuf, log: LogBackend, region_bytes_max: u64) -> Hosts {
         let hosts = Mutex::default();
         Hosts {
             launcher,
             dir,
-            memory_log,
+            log,
             region_bytes_max,
             hosts,
         }
@@ -81,7 +83,7 @@ impl Hosts {
         let settings = Settings {
             store,
             dir: self.dir.join(format!("store-{store}")),
-            memory_log: self.memory_log,
+            log: self.log,
             region_bytes_max: self.region_bytes_max,
         };
         let host = match &self.launcher {
@@ -99,7 +101,7 @@ impl Hosts {
     pub fn kill(&self, store: u64) -> Outcome<()> {
         let mut hosts = self.lock();
         match hosts.get_mut(&store) {
-            Some(Host::Process(process)) if self.memory_log => {
+            Some(Host::Process(process)) if self.log == LogBackend::Memory => {
                 process.is_frozen = true;
                 process.signal(libc::SIGSTOP)
             }
@@ -209,11 +211,7 @@ impl Process {
         command.args(prefix).arg("node");
         command.arg(settings.store.to_string()).arg(&settings.dir);
         command.arg(settings.region_bytes_max.to_string());
-        command.arg(if settings.memory_log {
-            "memory"
-        } else {
-            "rocksdb"
-        });
+        command.arg(log_name(settings.log));
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut append = std::fs::OpenOptions::new();
         command.stderr(append.create(true).append(true).open(&errors)?);

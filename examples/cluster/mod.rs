@@ -93,12 +93,7 @@ fn demonstrate(prefix: &[&str], options: &Options) -> Outcome<()> {
         false => Launcher::Processes(prefix.iter().map(OsString::from).collect()),
     };
     let region_bytes_max = (input.bytes / options.regions).max(1 << 10);
-    let hosts = Hosts::new(
-        launcher,
-        dir.to_path_buf(),
-        options.memory_log,
-        region_bytes_max,
-    );
+    let hosts = Hosts::new(launcher, dir.to_path_buf(), options.log, region_bytes_max);
     story::tell(hosts, input, options)
 }
 

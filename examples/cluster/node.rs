@@ -35,7 +35,7 @@ type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 pub struct Settings {
     pub store: u64,
     pub dir: PathBuf,
-    pub memory_log: bool,
+    pub log: LogBackend,
     /// A region that grows beyond this is split.
     pub region_bytes_max: u64,
 }
@@ -58,10 +58,7 @@ impl Node {
         let config = Config {
             cluster_id: CLUSTER_ID,
             store_id: settings.store,
-            log: match settings.memory_log {
-                true => LogBackend::Memory,
-                false => LogBackend::Rocksdb,
-            },
+            log: settings.log,
             // So short that a store which was away for a while gets snapshots.
             gc: GcPolicy {
                 bytes_max: half.max(64 << 10),

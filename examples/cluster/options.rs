@@ -3,6 +3,8 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
+use peerstore::LogBackend;
+
 use super::node::Settings;
 
 pub const USAGE: &str = "\
@@ -13,7 +15,8 @@ usage: cluster [options] [directory]
   directory      what to load; the sources of cargo's registry if none is given
   --mib N        load about N MiB (64)
   --regions N    let a region split when it holds more than 1/N of that, 1 to 64 (8)
-  --log WHERE    keep the logs in rocksdb, or in memory: then the store is frozen, not killed (rocksdb)
+  --log WHERE    keep the logs in rocksdb, in append_log, or in memory: then the store is frozen, not
+                 killed (rocksdb)
   --in-process   run the stores as threads of this process, without TCP; one is stopped, not killed
   --dir DIR      put the stores into DIR, missing or empty, and keep them
   --damage       change, remove and add something on one store before the check, to see it found
@@ -36,7 +39,7 @@ pub struct Options {
     pub input: Option<PathBuf>,
     pub mib_max: u64,
     pub regions: u64,
-    pub memory_log: bool,
+    pub log: LogBackend,
     pub in_process: bool,
     /// None: a temporary directory, removed at the end.
     pub dir: Option<PathBuf>,
@@ -64,7 +67,9 @@ impl std::fmt::Display for UsageError {
             UsageError::NotInRange(option, got, max) => {
                 write!(f, "{option} {got}: expected a number from 1 to {max}")?;
             }
-            UsageError::NoLog(got) => write!(f, "--log {got}: expected rocksdb or memory")?,
+            UsageError::NoLog(got) => {
+                write!(f, "--log {got}: expected rocksdb, append_log or memory")?
+            }
             UsageError::LostLog => {
                 f.write_str("--log memory: a store in this process would lose its log, and its votes, when it is stopped")?;
             }
@@ -87,7 +92,7 @@ impl Command {
             input: None,
             mib_max: 64,
             regions: 8,
-            memory_log: false,
+            log: LogBackend::Rocksdb,
             in_process: false,
             dir: None,
             damage: false,
@@ -105,7 +110,7 @@ impl Command {
                 }
                 Some("--log") => {
                     let log = args.next().ok_or(UsageError::MissingValue("--log"))?;
-                    options.memory_log = is_memory(&log)?;
+                    options.log = log_backend(&log)?;
                 }
                 Some("--in-process") => options.in_process = true,
                 Some("--dir") => {
@@ -122,7 +127,7 @@ impl Command {
                 _ => options.input = Some(arg.into()),
             }
         }
-        match options.memory_log && options.in_process {
+        match options.log == LogBackend::Memory && options.in_process {
             true => Err(UsageError::LostLog),
             false => Ok(Command::Run(options)),
         }
@@ -137,17 +142,29 @@ fn node(args: Vec<OsString>) -> Result<Command, UsageError> {
     Ok(Command::Node(Settings {
         store: number(store).ok_or(UsageError::BadNode)?,
         dir: dir.into(),
-        memory_log: is_memory(log)?,
+        log: log_backend(log)?,
         region_bytes_max: number(region_bytes_max).ok_or(UsageError::BadNode)?,
     }))
 }
 
-fn is_memory(log: &OsStr) -> Result<bool, UsageError> {
-    match log.to_str() {
-        Some("rocksdb") => Ok(false),
-        Some("memory") => Ok(true),
-        _ => Err(UsageError::NoLog(log.to_string_lossy().into_owned())),
-    }
+/// The names of the places that a log may be in.
+const LOGS: [(&str, LogBackend); 3] = [
+    ("rocksdb", LogBackend::Rocksdb),
+    ("append_log", LogBackend::AppendLog),
+    ("memory", LogBackend::Memory),
+];
+
+fn log_backend(name: &OsStr) -> Result<LogBackend, UsageError> {
+    let known = LOGS.iter().find(|(known, _)| name == *known);
+    known
+        .map(|(_, log)| *log)
+        .ok_or_else(|| UsageError::NoLog(name.to_string_lossy().into_owned()))
+}
+
+/// What is said on the command line for it.
+pub fn log_name(log: LogBackend) -> &'static str {
+    let known = LOGS.iter().find(|(_, known)| *known == log);
+    known.map_or("", |(name, _)| name)
 }
 
 fn number(option: &'static str, value: Option<OsString>, max: u64) -> Result<u64, UsageError> {

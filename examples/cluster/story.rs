@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use peerstore::{KeyRange, Peer, PeerId, PeerRole, Region};
+use peerstore::{KeyRange, LogBackend, Peer, PeerId, PeerRole, Region};
 
 use super::client::{Client, Directory, STANDSTILL};
 use super::hosts::Hosts;
@@ -234,9 +234,9 @@ impl Story {
     /// Writes on, and kills the store as soon as it has taken a proposal that it has not answered.
     fn lose(&mut self, victim: u64, options: &Options) -> Outcome<()> {
         self.directory.set_trap(victim);
-        let how = match (options.in_process, options.memory_log) {
+        let how = match (options.in_process, options.log) {
             (true, _) => "stopped",
-            (_, true) => "frozen",
+            (_, LogBackend::Memory) => "frozen",
             _ => "killed",
         };
         self.while_writing(Part::Second, |story| {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::open::{check_ident, contents, ident_of, open_app, open_log, open_snapshots};
 use super::{CompositeStorage, Parts};
@@ -11,8 +12,11 @@ use crate::config::{AppBackend, Config, LogBackend};
 use crate::error::{Error, Result};
 use crate::fs::{DiskFs, FileLock, FileSystem};
 use crate::grouped_log::GroupedLog;
+use crate::health::{Disk, HealthChecker, HealthLimits, HealthSetup, Layer};
 use crate::indexed::{Extractor, IndexedData, has_indexes};
-use crate::node_dir::{NodeDir, Part};
+use crate::metrics::{DamagedSnapshots, MeteredParts};
+use crate::node_dir::{Contents, NodeDir, Part};
+use crate::peer_storage::Clock;
 use crate::proto::StoreIdent;
 use crate::raft_log::RaftLogStorage;
 use crate::snapshot_store::RaftSnapshotStorage;
@@ -43,6 +47,7 @@ pub struct CompositeBuilder {
     app: Option<Arc<dyn ApplicationDataStorage>>,
     snapshots: Option<Arc<dyn RaftSnapshotStorage>>,
     fs: Option<Arc<dyn FileSystem>>,
+    health: HealthLimits,
     extractors: BTreeMap<String, Extractor>,
 }
 
@@ -109,6 +114,13 @@ impl CompositeBuilder {
         self
     }
 
+    /// From when on something counts as trouble in a check of the health.
+    #[must_use]
+    pub fn health_limits(mut self, limits: HealthLimits) -> Self {
+        self.health = limits;
+        self
+    }
+
     /// Opens what was not given, and starts the node's workers. The directory and everything in it is
     /// durable on return.
     ///
@@ -119,7 +131,7 @@ impl CompositeBuilder {
     /// not given; `Locked`; `Io` if the system gives no thread; those of the stores.
     pub fn open(self) -> Result<CompositeStorage> {
         let opened = self.assemble()?;
-        CompositeStorage::start(opened.parts, &opened.config, opened.ident, opened.lock)
+        CompositeStorage::start(opened)
     }
 
     /// The same without threads: see [`CompositeStorage::from_parts_stepped`].
@@ -128,7 +140,7 @@ impl CompositeBuilder {
     /// As [`CompositeBuilder::open`].
     pub fn open_stepped(self) -> Result<(CompositeStorage, SteppedWorkers)> {
         let opened = self.assemble()?;
-        CompositeStorage::stepped(opened.parts, &opened.config, opened.ident, opened.lock)
+        CompositeStorage::stepped(opened)
     }
 
     fn assemble(self) -> Result<Opened> {
@@ -149,15 +161,7 @@ impl CompositeBuilder {
             ));
         }
         let fs = self.fs.unwrap_or_else(|| Arc::new(DiskFs));
-        let place = match (on_disk.parts.is_empty(), self.dir) {
-            (true, _) => None,
-            (false, Some(dir)) => Some(dir),
-            (false, None) => {
-                return Err(refused(
-                    "dir: got none, expected one: a layer is to be kept on disk",
-                ));
-            }
-        };
+        let place = place_of(self.dir, &on_disk)?;
         let node_dir = match &place {
             Some(dir) => Some(NodeDir::open(
                 &*fs,
@@ -167,15 +171,16 @@ impl CompositeBuilder {
             )?),
             None => None,
         };
+        let metered = MeteredParts::new(&fs);
         // Never read where no layer is on disk.
         let dir = place.as_deref().unwrap_or(Path::new(""));
         let snapshots = match self.snapshots {
             Some(snapshots) => snapshots,
-            None => open_snapshots(Arc::clone(&fs), dir, &config)?,
+            None => open_snapshots(metered.snapshots(), dir, &config)?,
         };
         let log = match self.log {
             Some(log) => log,
-            None => open_log(Arc::clone(&fs), dir, &config)?,
+            None => open_log(metered.log(), dir, &config)?,
         };
         let app = match self.app {
             Some(app) => app,
@@ -192,15 +197,46 @@ impl CompositeBuilder {
         let parts = Parts {
             log: GroupedLog::wrap(log, config.sync_policy, config.group_policy()),
             app,
-            snapshots,
+            snapshots: metered.begin(snapshots, ident.store_id),
         };
         Ok(Opened {
             parts,
             config,
             ident,
             lock,
+            disks: disks(&on_disk, &fs, dir),
+            damaged: Arc::clone(metered.damaged()),
+            limits: self.health,
         })
     }
+}
+
+/// The directory, if a layer is to be kept in it.
+///
+/// # Errors
+/// `Config` if there is none.
+fn place_of(dir: Option<PathBuf>, on_disk: &Contents) -> Result<Option<PathBuf>> {
+    match (on_disk.parts.is_empty(), dir) {
+        (true, _) => Ok(None),
+        (false, Some(dir)) => Ok(Some(dir)),
+        (false, None) => Err(refused(
+            "dir: got none, expected one: a layer is to be kept on disk",
+        )),
+    }
+}
+
+/// Where the layers are that are kept on disk.
+fn disks(on_disk: &Contents, fs: &Arc<dyn FileSystem>, dir: &Path) -> Vec<Disk> {
+    let disk = |(part, _): &(Part, _)| Disk {
+        layer: match part {
+            Part::Raft => Layer::Log,
+            Part::Kv => Layer::App,
+            Part::Snapshots => Layer::Snapshots,
+        },
+        fs: Arc::clone(fs),
+        path: dir.join(part.name()),
+    };
+    on_disk.parts.iter().map(disk).collect()
 }
 
 /// Whether each index of the config has its extractor.
@@ -231,11 +267,32 @@ fn with_indexes(
 }
 
 /// A node before anything of it runs.
-struct Opened {
-    parts: Parts,
-    config: Config,
-    ident: StoreIdent,
-    lock: Option<Box<dyn FileLock>>,
+pub(super) struct Opened {
+    pub parts: Parts,
+    pub config: Config,
+    pub ident: StoreIdent,
+    pub lock: Option<Box<dyn FileLock>>,
+    pub disks: Vec<Disk>,
+    pub damaged: Arc<DamagedSnapshots>,
+    pub limits: HealthLimits,
+}
+
+impl Opened {
+    /// What checks the health of it.
+    pub fn health(&mut self, clock: &Clock) -> Arc<HealthChecker> {
+        let ms = self.config.health_interval_ms;
+        let setup = HealthSetup {
+            log: Arc::clone(&self.parts.log),
+            app: Arc::clone(&self.parts.app),
+            snapshots: Arc::clone(&self.parts.snapshots),
+            damaged: Arc::clone(&self.damaged),
+            disks: std::mem::take(&mut self.disks),
+            limits: self.limits,
+            clock: clock.clone(),
+            interval: (ms > 0).then(|| Duration::from_millis(ms)),
+        };
+        HealthChecker::new(setup, self.ident.store_id)
+    }
 }
 
 fn refused(message: &str) -> Error {

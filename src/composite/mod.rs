@@ -22,18 +22,21 @@ use crate::app_store::{AppStats, ApplicationDataStorage};
 use crate::config::Config;
 use crate::entry_cache::{CacheBudget, CacheStats};
 use crate::error::{Error, Result};
-use crate::fs::FileLock;
+use crate::health::{HealthChecker, HealthThread, NodeHealth};
+use crate::metrics::{NodeMetrics, Scope};
 use crate::peer_storage::{
     Clock, Engines, OpenRegions, PeerStorage, StorageOptions, TaskSenders, WakeUp, Waker,
     finish_removals, read_region, region_ids, regions, tombstones,
 };
+use crate::persistence::{PersistenceStrategy, SyncPolicy};
 use crate::proto::{Region, RegionLocalState, StoreIdent};
 use crate::raft_log::{LogBatch, LogStats, RaftLogStorage};
 use crate::snapshot_store::RaftSnapshotStorage;
 use crate::types::{PeerId, RegionId};
-use crate::workers::{SteppedWorkers, Workers};
+use crate::workers::{BehindOptions, SteppedWorkers, Workers};
 
 pub use builder::CompositeBuilder;
+use builder::Opened;
 pub use stats::{CompositeMetrics, RaftLogStats};
 
 /// One node's storage: any number of regions over one log, one data store and one snapshot store.
@@ -53,6 +56,8 @@ pub use stats::{CompositeMetrics, RaftLogStats};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct CompositeStorage {
+    // Dropped first: it holds the stores, whose end the engines order.
+    health: Arc<HealthChecker>,
     engines: Arc<Engines>,
     ident: StoreIdent,
 }
@@ -122,48 +127,52 @@ impl CompositeStorage {
         CompositeBuilder::of_parts(parts, config).open_stepped()
     }
 
-    fn stepped(
-        parts: Parts,
-        config: &Config,
-        ident: StoreIdent,
-        lock: Option<Box<dyn FileLock>>,
-    ) -> Result<(Self, SteppedWorkers)> {
+    fn stepped(mut opened: Opened) -> Result<(Self, SteppedWorkers)> {
         let wake = Arc::new(WakeUp::default());
-        let (tasks, stepped) = SteppedWorkers::new(&parts.log, &parts.snapshots, &wake);
+        let (parts, behind) = (&opened.parts, behind_options(&opened.config));
+        let (tasks, stepped) = SteppedWorkers::new(&parts.log, &parts.snapshots, &wake, behind);
+        let health = opened.health(stepped.clock());
         let background = Background {
             tasks,
             workers: Box::new(()),
             wake,
             clock: stepped.clock().clone(),
         };
-        let node = Self::assemble(parts, config, ident, background, lock)?;
+        let node = Self::assemble(opened, background, health)?;
         Ok((node, stepped))
     }
 
-    fn start(
-        parts: Parts,
-        config: &Config,
-        ident: StoreIdent,
-        lock: Option<Box<dyn FileLock>>,
-    ) -> Result<Self> {
+    fn start(mut opened: Opened) -> Result<Self> {
         let wake = Arc::new(WakeUp::default());
-        let (tasks, workers) = Workers::start(&parts.log, &parts.snapshots, &wake)?;
+        let behind = match opened.config.persistence {
+            PersistenceStrategy::MemFirst => Some(behind_options(&opened.config)),
+            PersistenceStrategy::DiskFirst => None,
+        };
+        let parts = &opened.parts;
+        let (tasks, workers) = Workers::start(&parts.log, &parts.snapshots, &wake, behind)?;
+        let clock = Clock::machine();
+        let health = opened.health(&clock);
         let background = Background {
             tasks,
-            workers: Box::new(workers),
+            workers: Box::new((workers, HealthThread::start(&health)?)),
             wake,
-            clock: Clock::machine(),
+            clock,
         };
-        Self::assemble(parts, config, ident, background, lock)
+        Self::assemble(opened, background, health)
     }
 
     fn assemble(
-        parts: Parts,
-        config: &Config,
-        ident: StoreIdent,
+        opened: Opened,
         background: Background,
-        lock: Option<Box<dyn FileLock>>,
+        health: Arc<HealthChecker>,
     ) -> Result<Self> {
+        let Opened {
+            parts,
+            config,
+            ident,
+            lock,
+            ..
+        } = opened;
         let engines = Engines {
             tasks: background.tasks,
             _workers: background.workers,
@@ -171,12 +180,15 @@ impl CompositeStorage {
             app: parts.app,
             snapshots: parts.snapshots,
             cache: CacheBudget::new(config.entry_cache_bytes),
+            metrics: NodeMetrics::new(&Scope::new(ident.store_id)),
             options: StorageOptions {
                 durability: config.effective_durability(),
                 inline_bytes_max: config.snapshot.inline_bytes_max,
                 retry_backoff: Duration::from_millis(config.snapshot.retry_backoff_ms),
                 gc: config.effective_gc(),
                 retention: config.snapshot.retention(),
+                persistence: config.persistence,
+                flush: config.flush_policy,
                 snapshot_policy: config.snapshot_policy(),
             },
             wake: background.wake,
@@ -189,6 +201,7 @@ impl CompositeStorage {
         finish_removals(&engines)?;
         engines.clean_up_snapshots();
         Ok(CompositeStorage {
+            health,
             engines: Arc::new(engines),
             ident,
         })
@@ -300,6 +313,39 @@ impl CompositeStorage {
         self.engines.app.stats()
     }
 
+    /// How the node stood when it was last checked, at once. A thread checks every
+    /// `health_interval_ms`; with 0 nobody does but [`CompositeStorage::check_health`].
+    pub fn health(&self) -> NodeHealth {
+        self.health.last()
+    }
+
+    /// Checks now: writes a little into each layer, reads it back and removes it. It waits for the disk.
+    ///
+    /// ```
+    /// use peerstore::{CompositeStorage, Config};
+    /// let dir = tempfile::tempdir()?;
+    /// let node = CompositeStorage::open(dir.path(), Config::default())?;
+    /// let health = node.check_health();
+    /// assert_eq!(health.log, peerstore::HealthStatus::Healthy, "{health}");
+    /// assert_eq!(node.health().log, health.log);
+    /// # Ok::<(), peerstore::Error>(())
+    /// ```
+    pub fn check_health(&self) -> NodeHealth {
+        self.health.check()
+    }
+
+    /// From now on `changed` is called when a layer has become better or worse, with all of them, on the
+    /// thread that checks. It may ask what was found, but must neither check nor drop the node.
+    pub fn on_health_change(&self, changed: impl Fn(&NodeHealth) + Send + Sync + 'static) {
+        self.health.subscribe(Arc::new(changed));
+    }
+
+    /// Shows in the metrics what is counted here anyway ([`crate::metrics`]). To be called before they
+    /// are read; [`Store::report_metrics`](crate::Store::report_metrics) does so too.
+    pub fn report_metrics(&self) {
+        self.engines.report_metrics();
+    }
+
     /// Writes a batch that [`PeerStorage::stage`] filled, with the durability that it needs and the
     /// config allows. Then tell each region with [`PeerStorage::persisted`].
     ///
@@ -312,6 +358,11 @@ impl CompositeStorage {
 
 /// What the driver of many regions needs of its node.
 impl CompositeStorage {
+    /// What checks it. To be held weakly: it holds the stores.
+    pub(crate) fn health_checker(&self) -> &Arc<HealthChecker> {
+        &self.health
+    }
+
     /// What every region shares.
     pub(crate) fn engines(&self) -> &Arc<Engines> {
         &self.engines
@@ -355,6 +406,14 @@ struct Background {
     workers: Box<dyn Any + Send + Sync>,
     wake: Arc<WakeUp>,
     clock: Clock,
+}
+
+fn behind_options(config: &Config) -> BehindOptions {
+    BehindOptions {
+        durability: config.effective_durability(),
+        flush: config.flush_policy,
+        alone: config.sync_policy == SyncPolicy::Always,
+    }
 }
 
 #[cfg(test)]

@@ -125,13 +125,14 @@ struct KeySeed<'a, S> {
     keys: &'a mut Vec<String>,
 }
 
-enum Key<V, S> {
-    Ours(V),
+/// One of ours, or the section, which leaves the seed unused.
+enum Key<'de, S: DeserializeSeed<'de>> {
+    Ours(S::Value),
     RaftStorage(S),
 }
 
 impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for KeySeed<'_, S> {
-    type Value = Key<S::Value, S>;
+    type Value = Key<'de, S>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         let key = String::deserialize(deserializer)?;

@@ -299,3 +299,6 @@ impl Visitor<'_> for IntervalVisitor {
             .ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,9 @@
 //! The operating system's file system. Uses: fs, error.
 
+use std::ffi::CString;
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -93,6 +95,23 @@ impl FileSystem for DiskFs {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
             Err(e) => Err(Error::io("look up", path, e)),
         }
+    }
+
+    fn free_bytes(&self, path: &Path) -> Result<Option<u64>> {
+        let name = CString::new(path.as_os_str().as_bytes());
+        let name = name.map_err(|e| Error::io("statvfs", path, e.into()))?;
+        let mut stat = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+        // SAFETY: the name ends with a zero byte and `stat` has room for the answer; both outlive the call.
+        let failed = unsafe { libc::statvfs(name.as_ptr(), stat.as_mut_ptr()) } != 0;
+        if failed {
+            return Err(Error::io("statvfs", path, std::io::Error::last_os_error()));
+        }
+        // SAFETY: zeroes are a valid value of it, and the call has filled it in.
+        let stat = unsafe { stat.assume_init() };
+        // What is reserved for the superuser does not count.
+        #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
+        let free = (stat.f_bavail as u64).saturating_mul(stat.f_frsize as u64);
+        Ok(Some(free))
     }
 
     fn lock(&self, path: &Path) -> Result<Box<dyn FileLock>> {

@@ -70,6 +70,15 @@ pub trait FileSystem: Send + Sync {
     /// `Io` if that cannot be told.
     fn exists(&self, path: &Path) -> Result<bool>;
 
+    /// How many bytes can still be written where `path` is, or nothing if nobody can tell.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn free_bytes(&self, path: &Path) -> Result<Option<u64>> {
+        let _ = path;
+        Ok(None)
+    }
+
     /// Takes the exclusive lock of the file `path`, creating it, until the guard is dropped. A lock
     /// left by a dead process does not block.
     ///

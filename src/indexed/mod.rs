@@ -478,6 +478,10 @@ impl ApplicationDataStorage for IndexedData {
     fn stats(&self) -> AppStats {
         self.0.data.stats()
     }
+
+    fn trouble(&self) -> Option<String> {
+        self.0.data.trouble()
+    }
 }
 
 /// What a batch says of the indexes of regions.

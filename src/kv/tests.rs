@@ -368,6 +368,14 @@ fn command() -> impl Strategy<Value = KvCommand> {
     })
 }
 
+fn expected_sum(value: Option<&Vec<u8>>, by: i64) -> Result<i64, KvRefusal> {
+    let text = value.map_or("0".into(), |value| String::from_utf8_lossy(value));
+    let present = text.parse::<i64>().ok().filter(|n| n.to_string() == text);
+    let present = present.ok_or(KvRefusal::NotANumber)?;
+    let sum = present.checked_add(by);
+    sum.ok_or(KvRefusal::Overflow { present })
+}
+
 /// What `command` does to the region of `range`, said once more and simply.
 fn expected(model: &mut Model, range: &KeyRange, command: &KvCommand) -> KvReply {
     let region = range.clone();
@@ -405,13 +413,9 @@ fn expected(model: &mut Model, range: &KeyRange, command: &KvCommand) -> KvReply
             return KvReply::Swapped;
         }
         KvCommand::Increment { key, by } => {
-            let text = model.get(key).map_or(&b"0"[..], |value| value);
-            let text = String::from_utf8_lossy(text).into_owned();
-            let Some(present) = text.parse::<i64>().ok().filter(|n| n.to_string() == text) else {
-                return KvReply::Refused(KvRefusal::NotANumber);
-            };
-            let Some(sum) = present.checked_add(*by) else {
-                return KvReply::Refused(KvRefusal::Overflow { present });
+            let sum = match expected_sum(model.get(key), *by) {
+                Ok(sum) => sum,
+                Err(refusal) => return KvReply::Refused(refusal),
             };
             model.insert(key.clone(), sum.to_string().into_bytes());
             return KvReply::Incremented(sum);

@@ -497,6 +497,11 @@ impl FileSystem for MemFs {
         Ok(disk.node(path).is_some())
     }
 
+    fn free_bytes(&self, _path: &Path) -> Result<Option<u64>> {
+        let disk = self.disk();
+        Ok(disk.space.map(|space| space.saturating_sub(disk.used)))
+    }
+
     fn lock(&self, path: &Path) -> Result<Box<dyn FileLock>> {
         let mut disk = self.disk();
         disk.begin("lock", path)?;

@@ -1,7 +1,6 @@
 //! The data, the applied index and the configuration: one batch, never one without the others.
 //! Uses: app_store, state_machine.
 
-use prost::Message as _;
 use raft::eraftpb::{ConfState, Entry};
 
 use super::PeerStorage;
@@ -10,6 +9,7 @@ use crate::app_store::{AppBatch, Keyspace};
 use crate::conf::check_conf_state;
 use crate::error::{Error, Result};
 use crate::keys::region_key;
+use crate::metrics::Stopwatch;
 use crate::proto::{RaftApplyState, RegionLocalState};
 use crate::state_machine::ApplyBatch;
 use crate::types::{Durability, LogPosition};
@@ -51,6 +51,7 @@ impl PeerStorage {
         mut apply: impl FnMut(&Entry, &mut ApplyBatch<'_>) -> Result<()>,
     ) -> Result<()> {
         self.check_writable("apply")?;
+        self.poll_durable()?;
         let Some(last) = entries.last() else {
             return Ok(());
         };
@@ -67,6 +68,7 @@ impl PeerStorage {
             }
         }
         self.check_durable(last.index)?;
+        let start = Stopwatch::start();
         let range = self.region().range();
         let mut batch = ApplyBatch::new(&*self.engines.app, &range);
         batch.reserve_for(entries);
@@ -79,7 +81,10 @@ impl PeerStorage {
             [] => Durability::Buffered,
             _ => self.engines.options.durability,
         };
-        self.write_applied(batch, last.index, &conf_states, durability)
+        let bytes = batch.bytes();
+        self.write_applied(batch, last.index, &conf_states, durability)?;
+        (self.engines.metrics).applied(entries.len(), bytes, start);
+        Ok(())
     }
 
     /// Says that the state machine is at `index`, for one that keeps its data elsewhere. Durable on

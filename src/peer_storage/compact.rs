@@ -3,8 +3,6 @@
 
 use std::ops::Range;
 
-use prost::Message as _;
-
 use super::PeerStorage;
 use super::coordinated::Counts;
 use crate::app_store::{AppBatch, Keyspace};
@@ -121,6 +119,10 @@ impl PeerStorage {
         {
             let range = range.start..first_index.min(range.end);
             self.log_start = range.end;
+            // Where the log began is not known after an open: what was there before is not counted.
+            if range.start > 0 {
+                self.engines.metrics.compacted(range.end - range.start);
+            }
             batch.remove(self.region_id(), range);
         }
     }

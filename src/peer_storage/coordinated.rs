@@ -103,7 +103,7 @@ impl SnapshotMaker {
     /// # Errors
     /// `RegionNotFound`; `SnapshotTemporarilyUnavailable` while the region is being installed or merged;
     /// `InvalidArgument` if nothing was applied yet; `Cancelled`; those of the stores. Nothing is left
-    /// then but perhaps a file, which is removed with the next open.
+    /// then, unless a crash leaves a file, which is removed with the next open.
     pub fn make(
         &self,
         region: RegionId,
@@ -131,10 +131,18 @@ impl SnapshotMaker {
         let mut writer = store.create(meta)?;
         write_content(region, view, &range, cancel, &mut *writer)?;
         let info = writer.commit()?;
-        cancel.check(region)?;
-        let mut batch = AppBatch::new();
-        put_record(state.peer_id, info.key, &mut batch);
-        self.app.write(&batch, self.durability)?;
+        // Its peer may be gone, and then nobody would ever remove it.
+        let recorded = cancel.check(region).and_then(|()| {
+            let mut batch = AppBatch::new();
+            put_record(state.peer_id, info.key, &mut batch);
+            self.app.write(&batch, self.durability)
+        });
+        if let Err(error) = recorded {
+            if let Err(error) = needed.remove(store, &info.key) {
+                tracing::warn!(key = %info.key, %error, "snapshot file not removed");
+            }
+            return Err(error);
+        }
         let before = needed.keep(info.key);
         Counts::add(&needed.counts().snapshots_created);
         if let Some(before) = before

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use prost::Message as _;
 use raft::eraftpb::HardState;
 
 use super::coordinated::remove_record;

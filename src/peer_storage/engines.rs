@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
+use super::behind::BehindTask;
 use super::clock::Clock;
 use super::coordinated::Counts;
 use super::fetch::FetchTask;
@@ -19,6 +20,8 @@ use super::upkeep::SnapshotPolicy;
 use crate::app_store::ApplicationDataStorage;
 use crate::entry_cache::CacheBudget;
 use crate::error::{Error, Result};
+use crate::metrics::{NodeMetrics, NodeStats};
+use crate::persistence::{FlushPolicy, PersistenceStrategy};
 use crate::raft_log::{LogBatch, RaftLogStorage};
 use crate::snapshot_store::{RaftSnapshotStorage, Retention, SnapshotKey};
 use crate::types::{Durability, RegionId};
@@ -37,6 +40,10 @@ pub struct StorageOptions {
     pub gc: GcPolicy,
     /// Which snapshots are kept when raft has no more use for them; without, none.
     pub retention: Option<Retention>,
+    /// Whether submitted writes are on the disk first.
+    pub persistence: PersistenceStrategy,
+    /// How long a group of writes waits for others.
+    pub flush: FlushPolicy,
     /// When a region makes a snapshot of its own accord.
     pub snapshot_policy: SnapshotPolicy,
 }
@@ -49,6 +56,8 @@ impl Default for StorageOptions {
             retry_backoff: Duration::from_secs(1),
             gc: GcPolicy::default(),
             retention: None,
+            persistence: PersistenceStrategy::DiskFirst,
+            flush: FlushPolicy::Immediate,
             snapshot_policy: SnapshotPolicy::never(),
         }
     }
@@ -60,7 +69,9 @@ pub struct TaskSenders {
     pub fetch: Sender<FetchTask>,
     /// To the worker that builds and removes snapshot files.
     pub snapshot: Sender<SnapshotTask>,
-    /// What that worker must not remove.
+    /// To the worker that writes the log behind its callers.
+    pub behind: Sender<BehindTask>,
+    /// What the worker of the snapshots must not remove.
     pub needed: Arc<NeededFiles>,
 }
 
@@ -262,6 +273,8 @@ pub struct Engines {
     pub snapshots: Arc<dyn RaftSnapshotStorage>,
     /// The bytes that all entry caches share.
     pub cache: Arc<CacheBudget>,
+    /// What is measured.
+    pub metrics: NodeMetrics,
     /// What was chosen.
     pub options: StorageOptions,
     /// Called when a worker has answered a region.
@@ -284,7 +297,18 @@ impl Engines {
             Durability::Synced => batch.durability(),
             Durability::Buffered => Durability::Buffered,
         };
-        self.log.write(batch, durability)
+        let write = || self.log.write(batch, durability);
+        self.metrics.append(batch, durability, write)
+    }
+
+    /// Shows in the metrics what the stores have counted.
+    pub fn report_metrics(&self) {
+        self.metrics.show(&NodeStats {
+            log: self.log.stats(),
+            usage: self.log.usage(),
+            app: self.app.stats(),
+            cache: self.cache.stats(),
+        });
     }
 
     /// Has the worker remove a snapshot file that raft has no more use for, or what has become too

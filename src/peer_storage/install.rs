@@ -32,6 +32,7 @@ pub(super) struct Install {
     // None if the snapshot has no data of its own.
     import: Option<Box<dyn DataImport>>,
     file: Option<SnapshotKey>,
+    content_bytes: u64,
 }
 
 impl std::fmt::Debug for Install {
@@ -259,6 +260,7 @@ impl Target {
             return Ok(Install {
                 import: None,
                 file: None,
+                content_bytes: 0,
             });
         };
         let needed = &engines.tasks.needed;
@@ -268,11 +270,13 @@ impl Target {
         let import =
             stage_import(engines, &info.key, &self.region_state.region).map_err(|error| {
                 needed.release(&info.key);
+                engines.metrics.install_refused();
                 remove_refused(engines, info.key, error)
             })?;
         Ok(Install {
             import: Some(import),
             file: Some(info.key),
+            content_bytes: info.content_bytes,
         })
     }
 
@@ -386,7 +390,7 @@ impl Install {
         applying: &RegionLocalState,
     ) -> Result<RegionLocalState> {
         if let Some(import) = self.import {
-            import.finish()?;
+            (engines.metrics).install(self.content_bytes, || import.finish())?;
         }
         let state = RegionLocalState {
             state: PeerState::Normal,

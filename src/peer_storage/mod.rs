@@ -7,7 +7,7 @@
 //! | `open` | a region is found again; `recovery` holds the rules that an open checks |
 //! | `destroy` | a region ends, here or on another thread |
 //! | `read` | `raft::Storage` |
-//! | `write` | entries, hard state |
+//! | `write` | entries, hard state; `behind` writes them on another thread |
 //! | `apply` | the data, the applied index and the configuration |
 //! | `applied` | what was applied on another thread, taken over |
 //! | `compact` | the front of the log goes; `gc` is the policy |
@@ -18,6 +18,7 @@
 
 mod applied;
 mod apply;
+mod behind;
 mod clock;
 mod compact;
 mod coordinated;
@@ -51,6 +52,7 @@ use std::sync::Arc;
 use raft::eraftpb::{ConfState, Entry, HardState};
 
 pub use applied::{AppliedStates, next_apply_state};
+pub use behind::BehindTask;
 pub use clock::Clock;
 pub use coordinated::SnapshotMaker;
 pub(crate) use destroy::{DestroyTask, Leaves, tombstone_ops};
@@ -65,6 +67,10 @@ pub use open::{read_region, region_ids, regions};
 pub use restore::restore;
 pub use snapshot::{SNAPSHOT_TRANSITIONS, SnapshotState, SnapshotTask};
 pub(crate) use snapshot_content::Cancel;
+#[cfg(feature = "openraft")]
+pub(crate) use snapshot_content::{read_content, write_content};
+#[cfg(feature = "openraft")]
+pub(crate) use snapshot_data::PendingFile;
 pub(crate) use split::NewRegion;
 pub use upkeep::SnapshotPolicy;
 pub use write::Staged;
@@ -74,7 +80,9 @@ use crate::entry_cache::{CacheStats, EntryCache};
 use crate::error::{Error, Result};
 use crate::expiry;
 use crate::proto::{PeerState, RaftApplyState, RaftLocalState, Region, RegionLocalState};
+use crate::reader::Reader;
 use crate::types::{LogPosition, PeerId, RegionId};
+use behind::Behind;
 use fetch::Fetches;
 use log_bytes::LogBytes;
 use snapshot::Slot;
@@ -86,7 +94,7 @@ use upkeep::Upkeep;
 ///
 /// | what happens | call |
 /// |---|---|
-/// | a `Ready` | [`persist`](Self::persist), or [`stage`](Self::stage) and [`persisted`](Self::persisted) |
+/// | a `Ready` | [`persist`](Self::persist), or [`submit`](Self::submit), or [`stage`](Self::stage) and [`persisted`](Self::persisted) |
 /// | committed entries | [`apply`](Self::apply) |
 /// | the log grows | [`compact_by_policy`](Self::compact_by_policy), or [`compact`](Self::compact) |
 /// | raft was told `LogTemporarilyUnavailable` | [`take_fetched`](Self::take_fetched) |
@@ -115,6 +123,8 @@ pub struct PeerStorage {
     log_start: u64,
     // Snapshots that the region makes of its own accord, and what goes with them.
     upkeep: Upkeep,
+    // Writes that were submitted and are on their way.
+    behind: Behind,
     // After an open unknown until somebody asks.
     log_bytes: RefCell<LogBytes>,
     // How many `Staged` wait for their `persisted`.
@@ -228,6 +238,26 @@ impl PeerStorage {
         let data = &*view;
         let now_ms = expiry::clock(data, &self.region().start_key)?;
         expiry::At { data, now_ms }.get(Keyspace::Data, key)
+    }
+
+    /// A view of the region's data as of the last applied entry, for scans and for what expires. It is
+    /// linearizable only behind a read index that has been applied.
+    ///
+    /// ```
+    /// # use peerstore::{CompositeStorage, Config, Region};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let node = CompositeStorage::open(dir.path(), Config::default())?;
+    /// # let storage = node.create_region(&Region::single(1, 1))?;
+    /// let reader = storage.reader()?;
+    /// assert_eq!(reader.value_at(b"session", 1_000)?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of the data store.
+    pub fn reader(&self) -> Result<Reader> {
+        let view = self.engines.app.view()?;
+        Ok(Reader::new(view, self.region_state.clone().into()))
     }
 
     /// The data of the node, for scans and views; every region's, not only this one's.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use raft::eraftpb::HardState;
 
+use super::behind::Behind;
 use super::coordinated::read_record;
 use super::destroy::{remove_leftovers, remove_orphans};
 use super::install::stage_import;
@@ -102,6 +103,7 @@ impl PeerStorage {
             cache: EntryCache::new(Arc::clone(&engines.cache)),
             log_start,
             upkeep: Upkeep::default(),
+            behind: Behind::default(),
             log_bytes: RefCell::new(LogBytes::Unknown {
                 old_end: last_index + 1,
                 added: 0,

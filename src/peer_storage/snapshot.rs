@@ -28,7 +28,7 @@ use crate::snapshot_store::{
 use crate::types::{LogPosition, RegionId};
 
 /// No pause and no wait is longer; a point in time further away may not exist.
-const PAUSE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Work for the snapshot worker.
 pub enum SnapshotTask {

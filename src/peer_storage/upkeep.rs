@@ -15,8 +15,6 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, TryRecvError};
 
-use prost::Message as _;
-
 use super::PeerStorage;
 use super::coordinated::{MakeTask, SnapshotMaker};
 use super::snapshot::{SnapshotTask, SyncTask};

@@ -104,6 +104,28 @@ impl PeerStorage {
         })
     }
 
+    /// Puts entries into `batch` as [`PeerStorage::append`] would write them.
+    pub(super) fn stage_append(
+        &mut self,
+        entries: &[Entry],
+        batch: &mut LogBatch,
+    ) -> Result<Staged> {
+        self.check_append(entries)?;
+        let plan = Plan {
+            entries: entries.to_vec(),
+            hard_state: self.hard_state().clone(),
+            must_sync: true,
+        };
+        self.add_to_batch(&plan, batch);
+        self.accept(plan);
+        self.staged += 1;
+        Ok(Staged {
+            region: self.region_id(),
+            last: self.last_position(),
+            install: None,
+        })
+    }
+
     /// Says that the batch of `staged` is durable. A snapshot in it is restored now.
     ///
     /// # Errors

@@ -175,6 +175,10 @@ impl ApplicationDataStorage for RocksData {
         self.engine.sync()
     }
 
+    fn trouble(&self) -> Option<String> {
+        self.engine.trouble()
+    }
+
     fn stats(&self) -> AppStats {
         AppStats {
             writes: self.engine.writes(),

@@ -110,6 +110,29 @@ impl Engine {
         batch
     }
 
+    /// What RocksDB knows to be wrong with it: failed flushes and compactions, and writes that it holds up.
+    pub(super) fn trouble(&self) -> Option<String> {
+        use rocksdb::properties::{ACTUAL_DELAYED_WRITE_RATE, BACKGROUND_ERRORS, IS_WRITE_STOPPED};
+        let number = |name| {
+            self.db()
+                .property_int_value(name)
+                .ok()
+                .flatten()
+                .unwrap_or(0)
+        };
+        let errors = number(BACKGROUND_ERRORS);
+        if errors > 0 {
+            return Some(format!(
+                "RocksDB: {errors} flushes or compactions have failed"
+            ));
+        }
+        if number(IS_WRITE_STOPPED) > 0 {
+            return Some("RocksDB has stopped writes until compactions catch up".into());
+        }
+        let rate = number(ACTUAL_DELAYED_WRITE_RATE);
+        (rate > 0).then(|| format!("RocksDB slows writes down to {rate} bytes a second"))
+    }
+
     /// Writes `batch`, all or nothing. `bytes` of keys and values are counted.
     pub(super) fn write(
         &self,

@@ -231,6 +231,10 @@ impl RaftLogStorage for RocksLog {
         self.engine.sync()
     }
 
+    fn trouble(&self) -> Option<String> {
+        self.engine.trouble()
+    }
+
     fn stats(&self) -> LogStats {
         LogStats {
             writes: self.engine.writes(),

@@ -99,13 +99,9 @@ impl Writer {
         }
         put_varint(out, log.parts.len() as u64);
         for part in &log.parts {
-            for word in [
-                part.segment.0,
-                part.first,
-                part.count,
-                part.term,
-                part.bytes,
-            ] {
+            // Zero says that they have to be counted: no run is so small.
+            let bytes = if part.is_exact { part.bytes } else { 0 };
+            for word in [part.segment.0, part.first, part.count, part.term, bytes] {
                 put_varint(out, word);
             }
         }
@@ -227,14 +223,16 @@ fn read_row(input: &mut Input, store: u64) -> Option<Row> {
 }
 
 fn read_part(input: &mut Input) -> Option<Part> {
-    let part = Part {
+    let mut part = Part {
         segment: SegmentId(input.varint()?),
         first: input.varint()?,
         count: input.varint()?,
         term: input.varint()?,
         bytes: input.varint()?,
+        is_exact: true,
         runs: None,
     };
+    part.is_exact = part.bytes > 0;
     part.first.checked_add(part.count)?;
     (part.count > 0).then_some(part)
 }

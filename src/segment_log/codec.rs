@@ -1,12 +1,14 @@
 //! Varints and checked reading of untrusted bytes. Uses: nothing of ours. Never does I/O.
 
+use bytes::BufMut;
+
 /// Puts `value` in groups of seven bits, the lowest first.
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+pub(super) fn put_varint(out: &mut impl BufMut, mut value: u64) {
     while value >= 0x80 {
-        out.push(value as u8 | 0x80);
+        out.put_u8(value as u8 | 0x80);
         value >>= 7;
     }
-    out.push(value as u8);
+    out.put_u8(value as u8);
 }
 
 /// How many bytes [`put_varint`] takes for `value`.

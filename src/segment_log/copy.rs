@@ -21,14 +21,12 @@ use super::upkeep::Upkeep;
 use crate::error::{Error, Result};
 use crate::types::RegionId;
 
-/// What is copied between two looks at the reserve: writers come first.
-const SEGMENTS_AT_A_TIME: usize = 4;
-/// The data of one frame of copies.
-const FRAME_BYTES: usize = 1 << 20;
-/// A log that takes more than twice what lives in it and so many segments is copied together.
-const SEGMENTS_FREE: u64 = 2;
-/// But nothing of which more than so many percent live, or the copying would not end.
-const WORTH_COPYING_PERCENT: u64 = 75;
+/// The data of one frame of copies, at most,
+const FRAME_BYTES_MAX: u64 = 1 << 20;
+/// and so small a part of a segment that little of it is left empty,
+const FRAMES_PER_SEGMENT: u64 = 16;
+/// but not so little that the two fsyncs of a frame are what it costs.
+const FRAME_BYTES_MIN: u64 = 4 << 10;
 
 /// The segment that copies are written to.
 pub(super) struct Cold {
@@ -52,49 +50,22 @@ struct Copies {
 }
 
 impl Core {
-    pub fn copy_what_is_nearly_dead(&self, upkeep: &mut Upkeep) -> Result<()> {
-        for _ in 0..SEGMENTS_AT_A_TIME {
-            let Some(source) = self.copy_candidate(upkeep) else {
-                break;
-            };
-            match self.copy_segment(upkeep, &source) {
-                Ok(()) => {}
-                // Space comes back when something is compacted.
-                Err(Error::DiskFull { .. }) => break,
-                Err(error @ Error::Corruption { .. }) => {
-                    tracing::warn!(%error, "a segment cannot be copied");
-                    upkeep.unreadable.insert(source.identity.segment);
-                }
-                Err(error) => return Err(error),
+    /// Copies what lives in one segment, if there is one that is worth it. Says whether it has.
+    pub fn copy_what_is_nearly_dead(&self, upkeep: &mut Upkeep) -> Result<bool> {
+        let Some(source) = self.copy_candidate(upkeep) else {
+            return Ok(false);
+        };
+        match self.copy_segment(upkeep, &source) {
+            Ok(()) => Ok(true),
+            // Space comes back when something is compacted.
+            Err(Error::DiskFull { .. }) => Ok(false),
+            Err(error @ Error::Corruption { .. }) => {
+                tracing::warn!(%error, "a segment cannot be copied");
+                upkeep.unreadable.insert(source.identity.segment);
+                Ok(true)
             }
+            Err(error) => Err(error),
         }
-        Ok(())
-    }
-
-    /// The sealed segment with the least alive, if it is worth copying.
-    fn copy_candidate(&self, upkeep: &Upkeep) -> Option<Info> {
-        let tables = self.read_tables();
-        let copying = upkeep.cold.as_ref().map(Cold::id);
-        let sealed = tables.segments.values().filter(|info| {
-            let id = info.identity.segment;
-            let is_done = info.is_cold || id < tables.position.segment;
-            is_done && Some(id) != copying && !upkeep.unreadable.contains(&id)
-        });
-        let percent = |info: &Info| {
-            let live = tables.index.usages.of(info.identity.segment);
-            live.bytes * 100 / info.segment.size
-        };
-        let alive = sealed.filter(|i| tables.index.usages.of(i.identity.segment).parts > 0);
-        let least = alive.min_by_key(|info| percent(info))?;
-        let total: u64 = tables.segments.values().map(|info| info.segment.size).sum();
-        let allowed =
-            2 * tables.index.usages.total_bytes() + SEGMENTS_FREE * self.options.segment_bytes;
-        let limit = if total > allowed {
-            WORTH_COPYING_PERCENT
-        } else {
-            self.options.copy_below_percent
-        };
-        (percent(least) < limit).then(|| least.clone())
     }
 
     fn copy_segment(&self, upkeep: &mut Upkeep, source: &Info) -> Result<()> {
@@ -108,12 +79,14 @@ impl Core {
         });
         let mut copies = Copies::default();
         let mut laggards: Vec<Laggard> = Vec::new();
+        let frame_bytes = (self.options.segment_bytes / FRAMES_PER_SEGMENT)
+            .clamp(FRAME_BYTES_MIN, FRAME_BYTES_MAX);
         for (region, range) in wanted {
             let mut next = range.start;
             let before = copies.bytes as u64 + self.counters.copied_bytes.load(Relaxed);
             while next < range.end {
                 // What was removed meanwhile needs no copy.
-                let found = self.pieces(region, next..range.end, FRAME_BYTES as u64)?;
+                let found = self.pieces(region, next..range.end, frame_bytes)?;
                 let Some(pieces) = found else {
                     break;
                 };
@@ -126,7 +99,7 @@ impl Core {
                     copies.bodies.push(bytes.slice(RUN_CRC_BYTES..));
                     Ok(())
                 })?;
-                if copies.bytes >= FRAME_BYTES {
+                if copies.bytes as u64 >= frame_bytes {
                     self.write_copies(upkeep, from, std::mem::take(&mut copies))?;
                 }
             }

@@ -10,6 +10,7 @@ use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
 
+use super::batch::Encoded;
 use super::checkpoint::Position;
 use super::entries::Compressor;
 use super::format::{Identity, SegmentId};
@@ -21,8 +22,10 @@ use super::queue::Queue;
 use super::ring::Ring;
 use super::segment::Info;
 use super::upkeep::Upkeep;
+use super::writer::Writer;
 use crate::error::{Error, Result};
 use crate::fs::FileSystem;
+use crate::raft_log::LogBatch;
 use crate::types::RegionId;
 
 /// An open log. Locks are taken in the order of the fields; none is held while a reader reads.
@@ -46,6 +49,8 @@ pub(super) struct Core {
     pub counters: Counters,
     /// Wakes the background, if there is one.
     wake: OnceLock<crossbeam_channel::Sender<()>>,
+    /// Writes what nobody's thread waits for, once there was something like that.
+    pub writer: Mutex<Option<Writer>>,
     is_stopped: AtomicBool,
     incarnation: u64,
 }
@@ -58,6 +63,8 @@ pub(super) struct Tables {
     pub ring: Ring,
     /// Behind the last group.
     pub position: Position,
+    /// The size of the last checkpoint.
+    pub checkpoint_bytes: u64,
 }
 
 /// What was done since the open.
@@ -78,17 +85,21 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    /// Notes an fsync that took so long.
+    /// Notes an fsync that took so long. Only under the lock of the active segment.
     pub fn synced(&self, took_ns: u64) {
-        self.syncs.fetch_add(1, Relaxed);
-        let smoothed = self.sync_ns.load(Relaxed);
-        let next = if smoothed == 0 {
-            took_ns
-        } else {
-            smoothed / 8 * 7 + took_ns / 8
+        add(&self.syncs, 1);
+        let next = match self.sync_ns.load(Relaxed) {
+            0 => took_ns,
+            // One that takes much longer is the machine's doing.
+            smoothed => (smoothed * 7 + took_ns.min(smoothed * 4)) / 8,
         };
         self.sync_ns.store(next, Relaxed);
     }
+}
+
+/// Adds to a counter that only one thread at a time changes.
+pub(super) fn add(counter: &AtomicU64, count: u64) {
+    counter.store(counter.load(Relaxed) + count, Relaxed);
 }
 
 /// The content of a lock. A panic under one is a bug of ours that has been reported by then; the
@@ -115,6 +126,7 @@ impl Core {
             poison: OnceLock::new(),
             counters: Counters::default(),
             wake: OnceLock::new(),
+            writer: Mutex::default(),
             is_stopped: AtomicBool::new(false),
             incarnation: identity.incarnation,
             store: identity.store,
@@ -131,6 +143,12 @@ impl Core {
 
     pub fn write_tables(&self) -> RwLockWriteGuard<'_, Tables> {
         self.tables.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// # Errors
+    /// As [`Encoded::of`].
+    pub fn encode(&self, batch: &LogBatch) -> Result<Encoded> {
+        Encoded::of(batch, &self.compressor, self.queue.spare())
     }
 
     /// # Errors
@@ -179,17 +197,5 @@ impl Core {
             // A full channel has a wake-up in it already.
             wake.try_send(()).ok();
         }
-    }
-
-    /// Where a segment is and what is known of it.
-    ///
-    /// # Errors
-    /// `Corruption` if there is none, which only damage can lead to.
-    pub fn info(&self, segment: SegmentId, region: RegionId) -> Result<Info> {
-        let info = self.read_tables().segments.get(&segment).cloned();
-        info.ok_or_else(|| {
-            let what = format!("segment {segment}");
-            Error::corruption(Some(region), what, "it is named by the index and not there")
-        })
     }
 }

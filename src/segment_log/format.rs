@@ -1,6 +1,7 @@
 //! The bytes of a segment: its header, its frames and the operations of a frame's directory. What
 //! they mean is in `docs/log-format.md`. Never does I/O.
 
+use bytes::BufMut;
 use crc32c::{crc32c, crc32c_append};
 
 use super::codec::{Input, put_varint, varint_bytes};
@@ -197,12 +198,14 @@ impl FrameHead {
     }
 
     /// Puts the head in front of its directory; the checksum follows with [`FrameHead::seal`].
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend([0; 4]);
-        out.push(self.kind as u8);
-        put_varint(out, self.offset - self.synced);
-        put_varint(out, self.dir_bytes);
-        put_varint(out, self.data_bytes);
+    pub fn encode(&self, out: &mut impl BufMut) {
+        let mut bytes = [0; FRAME_HEAD_MAX];
+        let mut rest = &mut bytes[4..];
+        rest.put_u8(self.kind as u8);
+        for word in [self.offset - self.synced, self.dir_bytes, self.data_bytes] {
+            put_varint(&mut rest, word);
+        }
+        out.put_slice(&bytes[..self.head_bytes as usize]);
     }
 
     /// Puts the checksum into `frame`, which holds head and directory at least.
@@ -286,6 +289,14 @@ pub(super) struct DirWriter {
 }
 
 impl DirWriter {
+    /// One that writes behind what `bytes` holds.
+    pub fn behind(bytes: Vec<u8>) -> DirWriter {
+        DirWriter {
+            bytes,
+            ..DirWriter::default()
+        }
+    }
+
     /// Adds `op`. The offset of a run is not written: runs lie one behind the other.
     pub fn add(&mut self, op: &Op) {
         let (mut tag, region) = match op {

@@ -1,19 +1,22 @@
 //! The leader's work: one frame, one write, at most one fsync, then the index. Uses: fs.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::Ordering::Acquire;
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::checkpoint::Position;
-use super::core::{Core, lock};
+use super::core::{Core, add, lock};
 use super::format::{
     FRAME_HEAD_MAX, FrameHead, FrameKind, HEADER_BYTES, Header, Identity, PAGE_BYTES, Usage,
 };
 use super::queue::Request;
 use super::segment::{Info, Segment};
 use crate::error::Error;
+
+/// Frames are made in memory of so many bytes, one behind the other: the newest stay in it for readers.
+const BUFFER_BYTES: usize = 64 << 10;
 
 /// Why a group was not written.
 pub(super) enum Refusal {
@@ -29,6 +32,8 @@ pub(super) struct Active {
     open: Option<Open>,
     /// Behind the last frame of the segment before the open one.
     last: Position,
+    /// Empty, with room for the next frames.
+    buffer: BytesMut,
 }
 
 struct Open {
@@ -73,21 +78,22 @@ impl Core {
     pub fn write_group(&self, group: &mut [Request]) -> Result<(), Refusal> {
         let mut active = lock(&self.active);
         let must_sync = group.iter().any(|request| request.sync);
-        let dir: usize = group.iter().map(|r| r.encoded.dir.len()).sum();
-        let data: usize = group.iter().map(|r| r.encoded.data.len()).sum();
+        let dir: usize = group.iter().map(|r| r.encoded.dir().len()).sum();
+        let data: usize = group.iter().map(|r| r.encoded.data().len()).sum();
         if dir > 0 {
             let most = (FRAME_HEAD_MAX + dir + data) as u64;
             if !active.open.as_ref().is_some_and(|open| open.has_room(most)) {
                 self.rotate(&mut active, most)?;
             }
         }
-        let Some(open) = &mut active.open else {
+        let Active { open, buffer, .. } = &mut *active;
+        let Some(open) = open else {
             return Ok(());
         };
         let start = open.end;
         let mut written = None;
         if dir > 0 {
-            written = Some(self.write_frame(open, group, (dir, data))?);
+            written = Some(self.write_frame(open, buffer, group, (dir, data))?);
         }
         if must_sync {
             open.sync(self)?;
@@ -108,6 +114,7 @@ impl Core {
     fn write_frame(
         &self,
         open: &mut Open,
+        buffer: &mut BytesMut,
         group: &mut [Request],
         (dir, data): (usize, usize),
     ) -> Result<(u64, Bytes), Refusal> {
@@ -123,37 +130,38 @@ impl Core {
                 .min(open.segment.size)
                 .max(stop);
         }
-        let mut bytes = Vec::with_capacity((stop - start) as usize);
+        let length = (stop - start) as usize;
+        if buffer.capacity() < length {
+            *buffer = BytesMut::with_capacity(length.max(BUFFER_BYTES));
+        }
         if is_first {
             let (identity, usage) = (open.identity, open.usage);
-            bytes.extend(Header { identity, usage }.encode());
-            bytes.resize(HEADER_BYTES as usize, 0);
+            buffer.extend_from_slice(&Header { identity, usage }.encode());
+            buffer.resize(HEADER_BYTES as usize, 0);
         }
-        let frame = bytes.len();
-        head.encode(&mut bytes);
+        let frame = buffer.len();
+        head.encode(buffer);
         for request in group.iter() {
-            bytes.extend_from_slice(&request.encoded.dir);
+            buffer.extend_from_slice(request.encoded.dir());
         }
         let mut place = head.data_start();
         for request in group.iter_mut() {
             let encoded = &mut request.encoded;
-            let at = bytes.len();
-            bytes.extend_from_slice(&encoded.data);
-            let data = &mut bytes[at..];
-            let length = data.len() as u64;
-            // Taken out and put back, because it is both what is placed and what is copied from.
-            encoded.place(open.seed, place, data);
-            place += length;
+            let at = buffer.len();
+            buffer.extend_from_slice(encoded.data());
+            encoded.place(open.seed, place, &mut buffer[at..]);
+            place += encoded.data().len() as u64;
         }
-        head.seal(open.seed, &mut bytes[frame..]);
-        bytes.resize((stop - start) as usize, 0);
-        let written = open.segment.file.write_all_at(&bytes, start);
+        head.seal(open.seed, &mut buffer[frame..]);
+        buffer.resize(length, 0);
+        let written = open.segment.file.write_all_at(buffer, start);
+        // Without what fills its page: the next frame lies there.
+        buffer.truncate((head.end() - start) as usize);
+        let bytes = buffer.split().freeze();
         written.map_err(Refusal::Failed)?;
         open.end = head.end();
         open.touched = open.touched.max(stop);
-        // Without what fills its page: the next frame lies there.
-        bytes.truncate((head.end() - start) as usize);
-        Ok((start, Bytes::from(bytes)))
+        Ok((start, bytes))
     }
 
     /// Goes on in a fresh segment with room for a frame of `bytes`.
@@ -196,7 +204,7 @@ impl Core {
             synced: HEADER_BYTES,
             touched: HEADER_BYTES,
         });
-        self.counters.rotations.fetch_add(1, Relaxed);
+        add(&self.counters.rotations, 1);
         self.wake_background();
         Ok(())
     }
@@ -217,12 +225,12 @@ impl Core {
         let counters = &self.counters;
         let entries: u64 = group.iter().map(|r| r.encoded.entries).sum();
         let bytes: u64 = group.iter().map(|r| r.encoded.bytes).sum();
-        let batches = group.iter().filter(|r| !r.encoded.dir.is_empty()).count();
-        counters.writes.fetch_add(batches as u64, Relaxed);
-        counters.groups.fetch_add(1, Relaxed);
-        counters.entries.fetch_add(entries, Relaxed);
-        counters.bytes.fetch_add(bytes, Relaxed);
-        counters.log_bytes.fetch_add(frame, Relaxed);
+        let batches = group.iter().filter(|r| !r.encoded.dir().is_empty()).count();
+        add(&counters.writes, batches as u64);
+        add(&counters.groups, 1);
+        add(&counters.entries, entries);
+        add(&counters.bytes, bytes);
+        add(&counters.log_bytes, frame);
     }
 }
 

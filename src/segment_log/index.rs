@@ -124,16 +124,59 @@ impl Op {
     }
 }
 
+/// What a copy of an entry takes at most beside its run: its place in a directory of copies.
+const COPY_BYTES_PER_ENTRY: u64 = 8;
+
 /// What of a segment is alive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Live {
     /// How many parts are in it. Nothing of it is needed if there is none.
     pub parts: u64,
+    /// Of those, the ones whose bytes are a guess until the segment's index is looked at.
+    pub guessed: u64,
+    pub entries: u64,
     /// The bytes of the runs of which an entry lives.
     pub bytes: u64,
+    /// The memory that the places of the entries take.
+    pub memory: u64,
 }
 
-/// The live bytes of each segment.
+impl Live {
+    fn of(part: &Part) -> Live {
+        Live {
+            parts: 1,
+            guessed: u64::from(!part.is_exact),
+            entries: part.count,
+            bytes: part.bytes,
+            memory: part.runs.as_ref().map_or(0, |runs| runs.memory_bytes()),
+        }
+    }
+
+    /// What it would take to keep no more than what lives. Where entries are tiny that is far more
+    /// than their bytes, and a segment full of them is not worth copying.
+    pub fn copied_bytes(&self) -> u64 {
+        let places = self.entries.saturating_mul(COPY_BYTES_PER_ENTRY);
+        self.bytes.saturating_add(places)
+    }
+
+    fn add(&mut self, other: Live) {
+        self.parts += other.parts;
+        self.guessed += other.guessed;
+        self.entries += other.entries;
+        self.bytes += other.bytes;
+        self.memory += other.memory;
+    }
+
+    fn subtract(&mut self, other: Live) {
+        self.parts -= other.parts;
+        self.guessed -= other.guessed;
+        self.entries -= other.entries;
+        self.bytes -= other.bytes;
+        self.memory -= other.memory;
+    }
+}
+
+/// What lives in each segment.
 #[derive(Debug, Default)]
 pub(super) struct Usages(BTreeMap<SegmentId, Live>);
 
@@ -142,32 +185,38 @@ impl Usages {
         self.0.get(&segment).copied().unwrap_or_default()
     }
 
-    pub fn total_bytes(&self) -> u64 {
-        self.0.values().map(|live| live.bytes).sum()
+    /// Of all segments together.
+    pub fn total(&self) -> Live {
+        let mut total = Live::default();
+        self.0.values().for_each(|live| total.add(*live));
+        total
+    }
+
+    /// The segments with something alive, ascending.
+    pub fn each(&self) -> impl Iterator<Item = (SegmentId, Live)> + '_ {
+        self.0.iter().map(|(segment, live)| (*segment, *live))
     }
 
     fn add_part(&mut self, part: &Part) {
-        let live = self.0.entry(part.segment).or_default();
-        live.parts += 1;
-        live.bytes += part.bytes;
+        self.0.entry(part.segment).or_default().add(Live::of(part));
     }
 
     fn remove_part(&mut self, part: &Part) {
         let live = self.0.entry(part.segment).or_default();
-        live.parts -= 1;
-        live.bytes -= part.bytes;
+        live.subtract(Live::of(part));
         if live.parts == 0 {
-            assert_eq!(live.bytes, 0, "bytes without a part in {}", part.segment);
+            assert_eq!(*live, Live::default(), "no part in {}", part.segment);
             self.0.remove(&part.segment);
         }
     }
 
     /// Carries out `change` on `part`, and notes by how much it shrank or grew.
     fn track(&mut self, part: &mut Part, change: impl FnOnce(&mut Part)) {
-        let before = part.bytes;
+        let before = Live::of(part);
         change(part);
         let live = self.0.entry(part.segment).or_default();
-        live.bytes = live.bytes - before + part.bytes;
+        live.subtract(before);
+        live.add(Live::of(part));
     }
 }
 
@@ -225,10 +274,18 @@ impl RegionLog {
             }
         }
         self.remove(window, usages);
+        let at = self.parts.partition_point(|p| p.first < window.start);
+        // Copies come in the order of their indexes, while the log has gone on behind them.
+        if let Some(before) = self.parts[..at].last_mut() {
+            let follows = before.end() == run.first && *window == run.range();
+            if follows && before.accepts(segment, run.term) {
+                usages.track(before, |p| p.push(run.count, run.placed()));
+                return;
+            }
+        }
         let runs = Runs::one(run.first, run.count, run.placed());
         let part = Part::new(segment, run.term, window.clone(), runs);
         usages.add_part(&part);
-        let at = self.parts.partition_point(|p| p.first < window.start);
         self.insert(at, part);
     }
 
@@ -369,16 +426,37 @@ impl Index {
         is_whole
     }
 
-    /// Lets the parts of `region` in segments that `may_drop` says forget their runs. Returns the
-    /// bytes of memory that they took.
-    pub fn forget(&mut self, region: RegionId, may_drop: impl Fn(SegmentId) -> bool) -> u64 {
-        let Some(log) = self.regions.get_mut(&region) else {
-            return 0;
-        };
-        let parts = log.parts.iter_mut().filter(|p| may_drop(p.segment));
-        parts
-            .filter_map(|part| part.runs.take())
-            .map(|runs| runs.memory_bytes())
-            .sum()
+    /// Lets the parts of `region` in segments that `may_drop` says forget their runs.
+    pub fn forget(&mut self, region: RegionId, may_drop: impl Fn(SegmentId) -> bool) {
+        let parts = self.regions.get_mut(&region).map(|log| &mut log.parts);
+        for part in parts.into_iter().flatten().filter(|p| may_drop(p.segment)) {
+            self.usages.track(part, |part| part.runs = None);
+        }
+    }
+
+    /// Gives back the memory that the parts of `region` in `segment`, which get no more runs, have
+    /// in reserve.
+    pub fn tighten(&mut self, region: RegionId, segment: SegmentId) {
+        let parts = self.regions.get_mut(&region).map(|log| &mut log.parts);
+        for part in parts.into_iter().flatten() {
+            if part.segment == segment {
+                self.usages.track(part, |part| {
+                    if let Some(runs) = &mut part.runs {
+                        runs.shrink_to_fit();
+                    }
+                });
+            }
+        }
+    }
+
+    /// Counts the bytes of the parts of `region` in `segment` that were cut while their runs were
+    /// dropped, by what `found` has of them.
+    pub fn settle(&mut self, region: RegionId, segment: SegmentId, found: &[Part]) {
+        let parts = self.regions.get_mut(&region).map(|log| &mut log.parts);
+        for part in parts.into_iter().flatten() {
+            if part.segment == segment && !part.is_exact {
+                self.usages.track(part, |part| part.count_bytes(found));
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@
 mod batch;
 mod checkpoint;
 mod codec;
+mod cohort;
 mod copy;
 mod core;
 mod entries;
@@ -16,7 +17,9 @@ mod format;
 mod group;
 mod index;
 mod options;
+mod pace;
 mod part;
+mod places;
 mod pool;
 mod queue;
 mod reader;
@@ -24,30 +27,34 @@ mod recover;
 mod ring;
 mod scan;
 mod segment;
+mod space;
 mod upkeep;
+mod writer;
 
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use raft::eraftpb::Entry;
 
-use self::batch::Encoded;
 use self::core::Core;
 use crate::error::{Error, Result};
 use crate::fs::{FileLock, FileSystem};
 use crate::proto::RaftLocalState;
-use crate::raft_log::{LogBatch, LogStats, RaftLogStorage};
+use crate::raft_log::{LogBatch, LogStats, LogUsage, RaftLogStorage};
+use crate::ticket::Ticket;
 use crate::types::{Durability, RegionId};
 
 pub use options::{Laggard, LaggardCallback, SegmentLogOptions, SyncPolicy};
-pub use queue::Ticket;
 
 /// The smallest segment: the header's page and some frames.
 const SEGMENT_BYTES_MIN: u64 = 16 << 10;
+/// The background looks for space to give back so often, even if no segment was begun meanwhile.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Offsets have 32 bits, and a huge batch may make one segment longer than this.
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
@@ -57,6 +64,7 @@ const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 ///
 /// ```
 /// use std::sync::Arc;
+/// use std::time::Duration;
 /// use peerstore::memory::MemFs;
 /// use peerstore::segment_log::{SegmentLog, SegmentLogOptions};
 /// use peerstore::{Durability, LogBatch, RaftLocalState, RaftLogStorage};
@@ -69,7 +77,7 @@ const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// // Or hand several in, and then wait: they share one fsync.
 /// let tickets = [log.submit(&batch, Durability::Synced)?, log.submit(&batch, Durability::Synced)?];
 /// for ticket in tickets {
-///     ticket.wait()?;
+///     ticket.wait(Duration::MAX)?;
 /// }
 /// assert_eq!(log.regions()?, [1.into()]);
 /// # Ok(())
@@ -142,11 +150,16 @@ impl SegmentLog {
     /// Hands a batch in without waiting for it. Batches that are handed in by one thread are written
     /// in that order, with one fsync for those that wait together.
     ///
+    /// Whoever waits for a ticket may write its batch, and others, on its own thread, and then longer
+    /// than its timeout. A ticket that is awaited is written by a thread of the log, or, without
+    /// [`SegmentLogOptions::background`], by the poll. A batch whose ticket is neither is written with
+    /// the next group, or when the log is closed.
+    ///
     /// # Errors
     /// `InvalidArgument` if its entries are not contiguous; `Poisoned`. Everything else is the
-    /// ticket's to say.
-    pub fn submit(&self, batch: &LogBatch, durability: Durability) -> Result<Ticket> {
-        let encoded = Encoded::of(batch, &self.core.compressor)?;
+    /// ticket's to say: what [`RaftLogStorage::write`] says.
+    pub fn submit(&self, batch: &LogBatch, durability: Durability) -> Result<Ticket<()>> {
+        let encoded = self.core.encode(batch)?;
         let sync = durability == Durability::Synced && !batch.is_empty();
         self.core.submit(encoded, sync)
     }
@@ -171,10 +184,9 @@ impl SegmentLog {
         self.write(&batch, Durability::Synced)
     }
 
-    /// What the log holds and has done. Looks at every region.
+    /// What the log holds and has done. Looks at every segment.
     pub fn segment_stats(&self) -> SegmentLogStats {
         let core = &self.core;
-        let index_bytes = core.index_bytes().values().sum();
         let tables = core.read_tables();
         let infos = || tables.segments.values();
         let counters = &core.counters;
@@ -188,9 +200,9 @@ impl SegmentLog {
             segments: infos().count() as u64,
             cold_segments: infos().filter(|info| info.is_cold).count() as u64,
             spare_segments: core.pool.ready() as u64,
-            segment_bytes: infos().map(|info| info.segment.size).sum(),
-            live_bytes: tables.index.usages.total_bytes(),
-            index_bytes,
+            segment_bytes: tables.segment_bytes(),
+            live_bytes: tables.index.usages.total().bytes,
+            index_bytes: tables.index.usages.total().memory,
         }
     }
 }
@@ -198,6 +210,7 @@ impl SegmentLog {
 impl Drop for SegmentLog {
     fn drop(&mut self) {
         self.core.stop();
+        self.core.stop_writer();
         if let Some(background) = self.background.take() {
             // It ends by itself; a panic of it was reported when it happened.
             background.join().ok();
@@ -239,24 +252,29 @@ fn start(core: &Arc<Core>, dir: &Path) -> Result<JoinHandle<()>> {
 }
 
 fn run(core: &Core, woken: &Receiver<()>) {
+    let wait = match core.options.sync {
+        SyncPolicy::EachGroup => LOOK_EVERY,
+        SyncPolicy::Interval(interval) => interval.min(LOOK_EVERY),
+    };
+    let mut looked = Instant::now();
     while !core.is_stopped() {
-        let is_due = match core.options.sync {
-            SyncPolicy::EachGroup => woken.recv().is_ok(),
-            SyncPolicy::Interval(interval) => match woken.recv_timeout(interval) {
-                Ok(()) => true,
-                Err(RecvTimeoutError::Timeout) => {
-                    // A failure poisons, which the next writer is told.
-                    core.flush().ok();
-                    false
-                }
-                Err(RecvTimeoutError::Disconnected) => return,
-            },
+        let is_woken = match woken.recv_timeout(wait) {
+            Ok(()) => true,
+            Err(RecvTimeoutError::Timeout) => false,
+            Err(RecvTimeoutError::Disconnected) => return,
         };
         if core.is_stopped() {
             return;
         }
-        if is_due && let Err(error) = core.maintain() {
-            tracing::warn!(%error, "the log could not be looked after");
+        if !is_woken && core.options.sync != SyncPolicy::EachGroup {
+            // A failure poisons, which the next writer is told.
+            core.flush().ok();
+        }
+        if is_woken || looked.elapsed() >= LOOK_EVERY {
+            looked = Instant::now();
+            if let Err(error) = core.maintain() {
+                tracing::warn!(%error, "the log could not be looked after");
+            }
         }
     }
 }
@@ -266,7 +284,7 @@ impl RaftLogStorage for SegmentLog {
         if batch.is_empty() {
             return Ok(());
         }
-        let encoded = Encoded::of(batch, &self.core.compressor)?;
+        let encoded = self.core.encode(batch)?;
         let sync = durability == Durability::Synced;
         self.core.submit_and_wait(encoded, sync)
     }
@@ -313,6 +331,22 @@ impl RaftLogStorage for SegmentLog {
             syncs: counters.syncs.load(Relaxed),
             entries: counters.entries.load(Relaxed),
             bytes: counters.bytes.load(Relaxed),
+        }
+    }
+
+    fn usage(&self) -> LogUsage {
+        let tables = self.core.read_tables();
+        let infos = tables.segments.values();
+        LogUsage {
+            segments: tables.segments.len() as u64,
+            disk_bytes: infos.map(|info| info.segment.size).sum(),
+            live_bytes: tables.index.usages.total().bytes,
+            spare_segments: self.core.pool.ready() as u64,
+            spare_segments_wanted: match self.core.options.background {
+                true => self.core.options.spare_segments as u64,
+                false => 0,
+            },
+            copied_bytes: self.core.counters.copied_bytes.load(Relaxed),
         }
     }
 }

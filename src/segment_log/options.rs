@@ -49,11 +49,13 @@ pub struct SegmentLogOptions {
     /// The memory for the newest frames.
     pub ring_bytes: usize,
     /// The memory for the places of entries. Beyond it sealed segments drop theirs, oldest first, and
-    /// read them back when they are asked for.
+    /// read them back when they are asked for; each reader then has those of one segment on top.
     pub index_bytes_max: u64,
     /// Whether runs that shrink by an eighth or more are stored compressed by LZ4.
     pub compress: bool,
     /// A sealed segment with less alive than this share of its bytes, in percent, is copied and freed.
+    /// Others wait, because what waits dies: they are copied only while the log takes more than twice
+    /// what lives in it and four segments, the ones with the least alive first.
     pub copy_below_percent: u64,
     /// Whether a thread prepares, seals and frees segments. Without it
     /// [`SegmentLog::maintain`](super::SegmentLog::maintain) does, when it is called.
@@ -79,7 +81,7 @@ impl Default for SegmentLogOptions {
             ring_bytes: 4 << 20,
             index_bytes_max: 256 << 20,
             compress: true,
-            copy_below_percent: 25,
+            copy_below_percent: 10,
             background: true,
             quarantine: BTreeSet::new(),
             on_laggards: None,

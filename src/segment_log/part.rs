@@ -163,9 +163,12 @@ pub(super) struct Part {
     // Invariant: at least 1.
     pub count: u64,
     pub term: u64,
-    /// The bytes of the runs that hold them. Exact while the runs are known, and in proportion to what
-    /// was cut off while they are dropped.
+    /// The bytes of the runs that hold them.
     pub bytes: u64,
+    /// Whether it is that. If not, the part was cut while its runs were dropped, and the bytes are in
+    /// proportion to what was cut off, until the segment's index is looked at.
+    // Invariant: true while the runs are known.
+    pub is_exact: bool,
     /// Nothing once it was dropped to save memory: the segment still has it.
     pub runs: Option<Box<Runs>>,
 }
@@ -178,6 +181,7 @@ impl Part {
             count: range.end - range.start,
             term,
             bytes: runs.bytes(&range),
+            is_exact: true,
             runs: Some(Box::new(runs)),
         }
     }
@@ -248,6 +252,7 @@ impl Part {
             None => {
                 let share = u128::from(self.bytes) * u128::from(count) / u128::from(self.count);
                 self.bytes = share as u64;
+                self.is_exact &= count == self.count;
             }
         }
         (self.first, self.count) = (range.start, count);
@@ -266,6 +271,14 @@ impl Part {
         let mut part = self.clone();
         part.narrow(range);
         part
+    }
+
+    /// Counts the bytes of the runs that hold its entries, if `found` knows all of them.
+    pub fn count_bytes(&mut self, found: &[Part]) {
+        let pieces = self.cover(found);
+        if pieces.iter().map(|piece| piece.count).sum::<u64>() == self.count {
+            (self.bytes, self.is_exact) = (pieces.iter().map(|piece| piece.bytes).sum(), true);
+        }
     }
 
     /// What `found`, which is ascending, has of this part's entries.

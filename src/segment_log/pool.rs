@@ -12,8 +12,8 @@ use crate::fs::FileSystem;
 
 /// What is written at a time while a segment is made.
 const CHUNK_BYTES: u64 = 1 << 20;
-/// A file that one huge batch made so many times larger than a segment is not kept in reserve.
-const OVERSIZE: u64 = 4;
+/// A file that one huge batch made larger than a segment, in percent, is not used again.
+const OVERSIZE_PERCENT: u64 = 125;
 
 /// The reserve.
 pub(super) struct Pool {
@@ -61,7 +61,8 @@ impl Pool {
     }
 
     /// Adds a spare that was found at open; they come in ascending order.
-    pub fn adopt(&self, segment: Segment) {
+    pub fn adopt(&self, mut segment: Segment) {
+        self.measure(&mut segment);
         lock(&self.spares).push_back(segment);
     }
 
@@ -92,7 +93,7 @@ impl Pool {
         Ok(segment)
     }
 
-    /// Makes segments until `count` are ready, and removes unused files beyond that.
+    /// Makes segments until `count` are ready.
     ///
     /// # Errors
     /// `DiskFull` or `Io`.
@@ -102,8 +103,24 @@ impl Pool {
             let segment = self.make(&mut making)?;
             lock(&self.spares).push_back(segment);
         }
+        Ok(())
+    }
+
+    /// Removes unused files until those that are left and the reserve take no more than `bytes_max`.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn drain(&self, bytes_max: u64) -> Result<()> {
+        let mut taken: u64 = lock(&self.spares).iter().map(|spare| spare.length).sum();
         let mut making = lock(&self.making);
-        while let Some(segment) = pop_idle(&mut making.unused) {
+        for unused in &making.unused {
+            taken += unused.file.length()?;
+        }
+        while taken > bytes_max {
+            let Some(segment) = pop_idle(&mut making.unused) else {
+                break;
+            };
+            taken -= segment.file.length()?;
             self.fs.remove(&segment.path)?;
         }
         Ok(())
@@ -138,9 +155,11 @@ impl Pool {
         let path = self.dir.join(file_name(id));
         making.next = SegmentId(id.0 + 1);
         let mut segment = match pop_idle(&mut making.unused) {
-            Some(old) if old.size <= self.segment_bytes * OVERSIZE => {
+            Some(old) if old.size <= self.segment_bytes / 100 * OVERSIZE_PERCENT => {
                 self.fs.rename(&old.path, &path)?;
-                Segment::open(&*self.fs, path, id)?
+                let mut segment = Segment::open(&*self.fs, path, id)?;
+                self.measure(&mut segment);
+                segment
             }
             Some(old) => {
                 self.fs.remove(&old.path)?;
@@ -157,6 +176,12 @@ impl Pool {
         Ok(segment)
     }
 
+    /// What lies behind the frames of a file, its index, is not for frames: else it would be longer
+    /// each time that it is used again.
+    fn measure(&self, segment: &mut Segment) {
+        segment.size = segment.size.min(self.segment_bytes);
+    }
+
     fn create(&self, path: PathBuf, id: SegmentId) -> Result<Segment> {
         let file = self.fs.create(&path)?;
         Ok(Segment {
@@ -164,6 +189,7 @@ impl Pool {
             path,
             file,
             size: 0,
+            length: 0,
         })
     }
 
@@ -217,5 +243,6 @@ fn write_zeroes(segment: &mut Segment, size: u64) -> Result<()> {
             .write_all_at(&chunk[..bytes as usize], segment.size)?;
         segment.size += bytes;
     }
+    segment.length = segment.length.max(size);
     Ok(())
 }

@@ -12,10 +12,9 @@ use super::batch::check_run;
 use super::core::{Core, Tables};
 use super::entries::{decode_run, unpack};
 use super::format::{COMPRESSED, RUN_CRC_BYTES, SegmentId};
-use super::index::{Index, Run};
-use super::scan::scan_group;
+use super::index::Run;
+use super::part::{Part, Runs};
 use super::segment::Info;
-use super::{footer, scan};
 use crate::error::{Error, Result};
 use crate::types::RegionId;
 
@@ -116,59 +115,33 @@ impl Core {
         range: Range<u64>,
         bytes: u64,
     ) -> Result<Option<Vec<Piece>>> {
-        let mut loaded = None;
+        let mut loaded: Option<(SegmentId, Vec<Part>)> = None;
+        let mut gone = None;
         loop {
-            let plan = self.read_tables().plan(region, &range, bytes);
+            let plan = self
+                .read_tables()
+                .plan(region, &range, bytes, loaded.as_ref());
             match plan {
                 Plan::Pieces(pieces) => return Ok(Some(pieces)),
                 Plan::Missing => return Ok(None),
-                Plan::Load(segment) if loaded == Some(segment) => {
+                Plan::Load(segment)
+                    if gone == Some(segment)
+                        || loaded.as_ref().is_some_and(|(found, _)| *found == segment) =>
+                {
                     let what = format!("entries from {}", range.start);
                     let detail = format!("segment {segment}: its frames do not hold them");
                     return Err(Error::corruption(Some(region), what, detail));
                 }
                 Plan::Load(segment) => {
-                    self.load(segment, region)?;
-                    loaded = Some(segment);
+                    // What is found is held on to: another reader may need the memory at once.
+                    match self.load(segment, region)? {
+                        Some(parts) => loaded = Some((segment, parts)),
+                        // Its entries were copied elsewhere since.
+                        None => gone = Some(segment),
+                    }
                 }
             }
         }
-    }
-
-    /// Reads the places of a segment's entries back into memory.
-    pub fn load(&self, segment: SegmentId, region: RegionId) -> Result<()> {
-        let info = self.info(segment, region)?;
-        let found = match footer::read(&info)? {
-            Some(found) => found,
-            None => self.index_of_frames(&info)?,
-        };
-        let mut tables = self.write_tables();
-        for (region, parts) in &found {
-            tables.index.fill(*region, segment, parts);
-        }
-        drop(tables);
-        self.wake_background();
-        Ok(())
-    }
-
-    /// The index of a segment without a footer, from its frames.
-    fn index_of_frames(&self, info: &Info) -> Result<footer::SegmentIndex> {
-        let bytes = info.segment.read(0, info.end)?;
-        let scanned = scan::whole(info, &bytes)?;
-        let mut index = Index::default();
-        for frame in &scanned {
-            for op in scan_group(frame, &bytes)? {
-                // What was removed later is not asked for.
-                if op.data().is_some() {
-                    index.apply(info.identity.segment, &op);
-                }
-            }
-        }
-        let parts = index
-            .regions
-            .into_iter()
-            .map(|(region, log)| (region, log.parts));
-        Ok(parts.collect())
     }
 
     /// Reads the pieces, which lie in the order of their indexes, and appends their entries.
@@ -247,52 +220,110 @@ fn contiguous(pieces: &[Piece]) -> usize {
 }
 
 impl Tables {
-    fn plan(&self, region: RegionId, range: &Range<u64>, bytes_max: u64) -> Plan {
+    /// Looks the first entries of `range` up. `loaded` are the places in a segment that have just been
+    /// read, for parts that have dropped theirs.
+    fn plan(
+        &self,
+        region: RegionId,
+        range: &Range<u64>,
+        bytes_max: u64,
+        loaded: Option<&(SegmentId, Vec<Part>)>,
+    ) -> Plan {
         let Some(log) = self.index.regions.get(&region) else {
             return Plan::Missing;
         };
-        let (mut pieces, mut bytes, mut next) = (Vec::new(), 0, range.start);
+        let mut planned = Planned {
+            pieces: Vec::new(),
+            bytes: 0,
+            bytes_max,
+            next: range.start,
+        };
         for part in &log.parts[log.overlapping(range)] {
-            if part.first > next || (!pieces.is_empty() && bytes >= bytes_max) {
+            if part.first > planned.next || planned.is_full() {
                 break;
             }
-            let found = part.runs.as_ref().zip(self.segments.get(&part.segment));
-            let Some((runs, info)) = found else {
-                if pieces.is_empty() {
+            let before = planned.next;
+            let wanted = before..part.end().min(range.end);
+            match (&part.runs, self.segments.get(&part.segment)) {
+                (Some(runs), Some(info)) => {
+                    self.take(region, (part, runs, info), &wanted, &mut planned);
+                }
+                (None, Some(info)) => {
+                    let here = loaded.filter(|(segment, _)| *segment == part.segment);
+                    let found = here.map(|(_, found)| part.clip(wanted).cover(found));
+                    for piece in found.iter().flatten() {
+                        if let Some(runs) = &piece.runs {
+                            self.take(region, (piece, runs, info), &piece.range(), &mut planned);
+                        }
+                    }
+                }
+                (_, None) => {}
+            }
+            if planned.next == before {
+                if planned.pieces.is_empty() {
                     return Plan::Load(part.segment);
                 }
                 break;
-            };
-            let wanted = next..part.end().min(range.end);
-            for found in runs.within(&wanted) {
-                let run = Run {
-                    region,
-                    first: found.first,
-                    count: found.count as u32,
-                    term: part.term,
-                    stored: found.at.stored,
-                    offset: found.at.offset,
-                };
-                let window = next..run.range().end.min(wanted.end);
-                next = window.end;
-                bytes += found.at.bytes();
-                let offset = u64::from(run.offset);
-                let cached = self.ring.find(part.segment, offset, found.at.bytes());
-                pieces.push(Piece {
-                    info: info.clone(),
-                    run,
-                    window,
-                    cached,
-                });
-                if bytes >= bytes_max {
-                    break;
-                }
             }
         }
-        match pieces.is_empty() {
+        match planned.pieces.is_empty() {
             true => Plan::Missing,
-            false => Plan::Pieces(pieces),
+            false => Plan::Pieces(planned.pieces),
         }
+    }
+
+    /// Adds the runs of a part that hold entries of `wanted`, until there is enough.
+    fn take(
+        &self,
+        region: RegionId,
+        (part, runs, info): (&Part, &Runs, &Info),
+        wanted: &Range<u64>,
+        planned: &mut Planned,
+    ) {
+        // Only what follows on what is planned already.
+        if planned.is_full() || wanted.start != planned.next || wanted.is_empty() {
+            return;
+        }
+        for found in runs.within(wanted) {
+            let run = Run {
+                region,
+                first: found.first,
+                count: found.count as u32,
+                term: part.term,
+                stored: found.at.stored,
+                offset: found.at.offset,
+            };
+            let window = planned.next..run.range().end.min(wanted.end);
+            planned.next = window.end;
+            planned.bytes += found.at.bytes();
+            let offset = u64::from(run.offset);
+            let cached = self.ring.find(part.segment, offset, found.at.bytes());
+            planned.pieces.push(Piece {
+                info: info.clone(),
+                run,
+                window,
+                cached,
+            });
+            if planned.is_full() {
+                return;
+            }
+        }
+    }
+}
+
+/// What was looked up so far.
+struct Planned {
+    pieces: Vec<Piece>,
+    bytes: u64,
+    bytes_max: u64,
+    /// Behind the last entry.
+    next: u64,
+}
+
+impl Planned {
+    /// Whether it is as much as was asked for: at least one run.
+    fn is_full(&self) -> bool {
+        !self.pieces.is_empty() && self.bytes >= self.bytes_max
     }
 }
 

@@ -26,8 +26,11 @@ pub(super) struct Segment {
     pub id: SegmentId,
     pub path: PathBuf,
     pub file: Box<dyn File>,
-    /// The bytes that were written to, if only with zeroes: writing them again needs no space.
+    /// What frames may take. It was written to, if only with zeroes: writing it again needs no space.
     pub size: u64,
+    /// What the file takes, if no index is added behind the frames: a recycled one still has the space
+    /// of its last.
+    pub length: u64,
 }
 
 impl Segment {
@@ -39,6 +42,7 @@ impl Segment {
             path,
             file,
             size,
+            length: size,
         })
     }
 
@@ -101,6 +105,14 @@ pub(super) struct Info {
     pub end: u64,
     /// Where its index is, once it was written.
     pub footer: Option<Footer>,
+}
+
+impl Info {
+    /// What its file takes: its index may lie behind what was made for frames.
+    pub fn file_bytes(&self) -> u64 {
+        let behind = self.footer.map_or(0, |footer| footer.offset + footer.bytes);
+        self.segment.length.max(behind)
+    }
 }
 
 /// Where the index of a sealed segment is.

@@ -1,7 +1,7 @@
 //! What happens behind the writers' backs: footers, checkpoints, the freeing of dead segments, the
 //! reserve. Uses: fs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::batch::Encoded;
@@ -16,9 +16,11 @@ use crate::error::{Error, Result};
 use crate::types::RegionId;
 
 /// So many regions are looked at while the readers' lock is held.
-const REGIONS_AT_A_TIME: usize = 256;
+pub(super) const REGIONS_AT_A_TIME: usize = 256;
 /// A checkpoint is written once the log has grown by so many times its size.
 const GROWTH_PER_CHECKPOINT: u64 = 20;
+/// How many segments are copied before the rest is left for the next time.
+const COPIED_MAX: usize = 64;
 
 /// What the background remembers.
 #[derive(Default)]
@@ -27,8 +29,7 @@ pub(super) struct Upkeep {
     pub cold: Option<Cold>,
     /// Segments with a live run that cannot be read: they are left as they are.
     pub unreadable: BTreeSet<SegmentId>,
-    /// The size of the last checkpoint, and how far the log was.
-    checkpoint_bytes: u64,
+    /// How far the log was at the last checkpoint.
     logged_bytes: u64,
     checkpointed: Option<Position>,
 }
@@ -40,7 +41,7 @@ impl Core {
     /// # Errors
     /// `DiskFull`, which leaves everything as it was, or `Io`.
     pub fn begin(&self) -> Result<()> {
-        let (dead, _) = self.checkpoint(true)?;
+        let dead = self.checkpoint(true)?;
         self.retire(&dead);
         self.is_begun.store(true, Release);
         Ok(())
@@ -65,19 +66,31 @@ impl Core {
     }
 
     fn maintain_all(&self, upkeep: &mut Upkeep) -> Result<()> {
-        // A writer may be about to need one.
-        if self.pool.ready() == 0 {
-            match self.pool.fill(1) {
-                // What follows may make room.
-                Ok(()) | Err(Error::DiskFull { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
+        self.be_ready_for_a_writer()?;
         self.seal(upkeep, false)?;
-        self.forget_beyond_limit();
-        self.copy_what_is_nearly_dead(upkeep)?;
-        self.checkpoint_if_due(upkeep)?;
-        self.pool.fill(self.options.spare_segments)
+        self.settle(&mut upkeep.unreadable)?;
+        self.forget_beyond_limit(None);
+        // One is freed before the next is copied, so that the copies go into files that are there.
+        for _ in 0..COPIED_MAX {
+            let has_copied = self.copy_what_is_nearly_dead(upkeep)?;
+            self.checkpoint_if_due(upkeep)?;
+            if !has_copied {
+                break;
+            }
+            self.be_ready_for_a_writer()?;
+        }
+        self.pool.fill(self.options.spare_segments)?;
+        let idle_bytes = self.read_tables().spare_bytes(&self.options);
+        self.pool.drain(idle_bytes)
+    }
+
+    /// A writer may be about to need a segment.
+    fn be_ready_for_a_writer(&self) -> Result<()> {
+        match self.pool.fill(self.options.spare_segments.min(1)) {
+            // What follows may make room.
+            Ok(()) | Err(Error::DiskFull { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes the next open short: everything durable, indexed and in the checkpoint. Nothing is
@@ -152,6 +165,7 @@ impl Core {
         let regions = match self.parts_of(id) {
             Some(regions) => regions,
             None => {
+                // Without a footer nothing of it is dropped before it has one.
                 self.load(id, RegionId(0))?;
                 let parts = self.parts_of(id);
                 parts.ok_or_else(|| {
@@ -163,6 +177,12 @@ impl Core {
         let footer = footer::write(info, &regions)?;
         if let Some(info) = self.write_tables().segments.get_mut(&id) {
             info.footer = Some(footer);
+        }
+        for some in regions.chunks(REGIONS_AT_A_TIME) {
+            let mut tables = self.write_tables();
+            for (region, _) in some {
+                tables.index.tighten(*region, id);
+            }
         }
         Ok(())
     }
@@ -185,60 +205,22 @@ impl Core {
         is_whole.then_some(regions)
     }
 
-    /// The memory that the places of entries take, segment by segment.
-    pub fn index_bytes(&self) -> BTreeMap<SegmentId, u64> {
-        let mut bytes = BTreeMap::new();
-        self.each_region(|tables, region| {
-            let log = tables.index.regions.get(&region);
-            for part in log.into_iter().flat_map(|log| &log.parts) {
-                let taken = part.runs.as_ref().map_or(0, |runs| runs.memory_bytes());
-                *bytes.entry(part.segment).or_default() += taken;
-            }
-        });
-        bytes
-    }
-
-    fn forget_beyond_limit(&self) {
-        let bytes = self.index_bytes();
-        let mut total: u64 = bytes.values().sum();
-        let mut chosen = BTreeSet::new();
-        for (segment, taken) in bytes {
-            let has_footer = |i: &Info| i.footer.is_some();
-            let is_sealed = self
-                .read_tables()
-                .segments
-                .get(&segment)
-                .is_some_and(has_footer);
-            if total > self.options.index_bytes_max && is_sealed && taken > 0 {
-                chosen.insert(segment);
-                total -= taken;
-            }
-        }
-        if chosen.is_empty() {
-            return;
-        }
-        let regions: Vec<RegionId> = self.read_tables().index.regions.keys().copied().collect();
-        for some in regions.chunks(REGIONS_AT_A_TIME) {
-            let mut tables = self.write_tables();
-            for region in some {
-                tables
-                    .index
-                    .forget(*region, |segment| chosen.contains(&segment));
-            }
-        }
-    }
-
     fn checkpoint_if_due(&self, upkeep: &mut Upkeep) -> Result<()> {
         let logged = self.counters.log_bytes.load(Relaxed);
         let grown = logged - upkeep.logged_bytes;
-        let position = self.read_tables().position;
-        let is_worth_it = grown >= GROWTH_PER_CHECKPOINT * upkeep.checkpoint_bytes;
+        let (position, checkpoint_bytes) = {
+            let tables = self.read_tables();
+            (tables.position, tables.checkpoint_bytes)
+        };
+        let is_worth_it = grown >= GROWTH_PER_CHECKPOINT * checkpoint_bytes;
         let is_long = grown >= self.options.segment_bytes || self.has_dead();
-        if upkeep.checkpointed == Some(position) || !is_worth_it || !is_long {
+        // Space comes before the bytes that a checkpoint takes.
+        let is_due = is_worth_it && is_long || self.is_full_of_dead();
+        if upkeep.checkpointed == Some(position) || !is_due {
             return Ok(());
         }
-        let (dead, bytes) = self.checkpoint(false)?;
-        (upkeep.checkpoint_bytes, upkeep.logged_bytes) = (bytes, logged);
+        let dead = self.checkpoint(false)?;
+        upkeep.logged_bytes = logged;
         upkeep.checkpointed = Some(position);
         if upkeep
             .cold
@@ -251,14 +233,18 @@ impl Core {
         Ok(())
     }
 
+    fn is_full_of_dead(&self) -> bool {
+        self.has_dead() && self.read_tables().is_crowded(&self.options)
+    }
+
     fn has_dead(&self) -> bool {
         let tables = self.read_tables();
         tables.segments.values().any(|info| tables.is_dead(info))
     }
 
-    /// Writes a checkpoint of the log as it is now. Returns the segments that it does without, and its
-    /// size. With `is_sealed` nothing is being written.
-    fn checkpoint(&self, is_sealed: bool) -> Result<(Vec<SegmentId>, u64)> {
+    /// Writes a checkpoint of the log as it is now. Returns the segments that it does without. With
+    /// `is_sealed` nothing is being written.
+    fn checkpoint(&self, is_sealed: bool) -> Result<Vec<SegmentId>> {
         let (head, dead) = self.read_tables().summary(self, is_sealed);
         let write = || {
             let mut writer = Writer::new(&head);
@@ -278,8 +264,10 @@ impl Core {
         while matches!(written, Err(Error::DiskFull { .. })) && self.pool.shed()? {
             written = write();
         }
+        let bytes = written?;
+        self.write_tables().checkpoint_bytes = bytes;
         self.counters.checkpoints.fetch_add(1, Relaxed);
-        Ok((dead, written?))
+        Ok(dead)
     }
 
     /// Gives up segments that the durable checkpoint does not name.
@@ -294,14 +282,6 @@ impl Core {
 }
 
 impl Tables {
-    /// Whether nothing of a segment is needed once a checkpoint of now is durable. One that copies go
-    /// to may be dead for a moment; it has none of the log's own frames.
-    fn is_dead(&self, info: &Info) -> bool {
-        let id = info.identity.segment;
-        let is_done = info.is_cold || id < self.position.segment;
-        is_done && self.index.usages.of(id).parts == 0
-    }
-
     fn summary(&self, core: &Core, is_sealed: bool) -> (Head, Vec<SegmentId>) {
         let (mut segments, mut dead) = (Vec::new(), Vec::new());
         for info in self.segments.values() {

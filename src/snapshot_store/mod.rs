@@ -49,6 +49,38 @@ impl fmt::Display for SnapshotKey {
     }
 }
 
+/// Reads the text that a key is shown as: `region-term-index-sequence`.
+///
+/// ```
+/// let key: peerstore::SnapshotKey = "1-6-20-0".parse()?;
+/// assert_eq!((key.region.0, key.id.index, key.to_string()), (1, 20, "1-6-20-0".to_string()));
+/// assert!("1-6-20".parse::<peerstore::SnapshotKey>().is_err());
+/// # Ok::<(), peerstore::Error>(())
+/// ```
+impl std::str::FromStr for SnapshotKey {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let numbers: Option<Vec<u64>> = text.split('-').map(|n| n.parse().ok()).collect();
+        match numbers.as_deref() {
+            Some(&[region, term, index, sequence]) => Ok(SnapshotKey {
+                region: RegionId(region),
+                id: SnapshotId {
+                    term,
+                    index,
+                    sequence,
+                },
+            }),
+            _ => Err(Error::invalid(
+                RegionId(0),
+                "snapshot key",
+                format!("\"{}\"", text.escape_debug()),
+                "region-term-index-sequence, such as 1-6-20-0",
+            )),
+        }
+    }
+}
+
 /// What a snapshot is of. Written before its content.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SnapshotMeta {

@@ -1,10 +1,12 @@
 //! What a client asks of a store. Uses: message, shared, ticket.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::message::{AdminRequest, StoreMsg};
 use super::{ChangePeer, Handle, RegionProgress, RegionStatus, SplitWanted, Store, StoreStats};
 use crate::error::{Error, Result};
+use crate::health::NodeHealth;
 use crate::peer::ProposeData;
 use crate::proto::{Region, RegionEpoch};
 use crate::reader::Reader;
@@ -245,6 +247,39 @@ impl Store {
             stats.cache = engines.cache.stats();
         }
         stats
+    }
+
+    /// How the node stood when it was last checked, at once: see
+    /// [`CompositeStorage::health`](crate::CompositeStorage::health).
+    ///
+    /// # Errors
+    /// `StoreStopped`.
+    pub fn health(&self) -> Result<NodeHealth> {
+        let checker = self.handle.health.upgrade();
+        checker.map(|c| c.last()).ok_or(Error::StoreStopped)
+    }
+
+    /// Checks now; it waits for the disk, so not on a thread that must not.
+    ///
+    /// # Errors
+    /// `StoreStopped`.
+    pub fn check_health(&self) -> Result<NodeHealth> {
+        let checker = self.handle.health.upgrade();
+        checker.map(|c| c.check()).ok_or(Error::StoreStopped)
+    }
+
+    /// From now on `changed` is called when a layer has become better or worse, as
+    /// [`CompositeStorage::on_health_change`](crate::CompositeStorage::on_health_change) says.
+    ///
+    /// # Errors
+    /// `StoreStopped`.
+    pub fn on_health_change(
+        &self,
+        changed: impl Fn(&NodeHealth) + Send + Sync + 'static,
+    ) -> Result<()> {
+        let checker = self.handle.health.upgrade().ok_or(Error::StoreStopped)?;
+        checker.subscribe(Arc::new(changed));
+        Ok(())
     }
 
     fn admin(&self, region: RegionId, request: AdminRequest) -> Ticket<Region> {

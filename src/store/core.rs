@@ -56,7 +56,7 @@ pub struct StoreCore {
     pub(super) merge_ticks: u64,
     pub(super) run: Run,
     peer_options: Arc<PeerOptions>,
-    tasks: Tasks,
+    pub(super) tasks: Tasks,
     // Touched since they last said what they want.
     dirty: BTreeSet<RegionId>,
     // Not asleep.
@@ -125,20 +125,26 @@ impl StoreCore {
     /// Takes one message in. False if it asks to stop.
     pub(super) fn handle(&mut self, message: StoreMsg) -> bool {
         match message {
-            StoreMsg::Propose(region, proposal) => match self.serving(region) {
-                Ok(peer) => {
-                    peer.propose(proposal);
-                    self.touch(region);
+            StoreMsg::Propose(region, proposal) => {
+                count(&self.shared.counts.proposals);
+                match self.serving(region) {
+                    Ok(peer) => {
+                        peer.propose(proposal);
+                        self.touch(region);
+                    }
+                    Err(error) => proposal.done.answer(Err(error)),
                 }
-                Err(error) => proposal.done.answer(Err(error)),
-            },
-            StoreMsg::Read(region, done) => match self.serving(region) {
-                Ok(peer) => {
-                    peer.read(done);
-                    self.touch(region);
+            }
+            StoreMsg::Read(region, done) => {
+                count(&self.shared.counts.reads);
+                match self.serving(region) {
+                    Ok(peer) => {
+                        peer.read(done);
+                        self.touch(region);
+                    }
+                    Err(error) => done.answer(Err(error)),
                 }
-                Err(error) => done.answer(Err(error)),
-            },
+            }
             StoreMsg::Admin(region, request, done) => self.request(region, request, done),
             StoreMsg::Message(from, message) => {
                 count(&self.shared.counts.messages_in);
@@ -495,6 +501,9 @@ impl StoreCore {
             region,
         };
         if status.is_leader {
+            if !shown.get(&key.region).is_some_and(|s| s.is_leader) {
+                count(&self.shared.counts.elections);
+            }
             self.placement.report(&crate::transport::RegionReport {
                 region: status.region.clone(),
                 leader: peer.own_meta(self.out.store_id),
@@ -521,7 +530,7 @@ impl StoreCore {
     }
 }
 
-fn stage_of(peer: &Peer) -> RegionStage {
+pub(super) fn stage_of(peer: &Peer) -> RegionStage {
     match peer.stage() {
         Stage::Active if peer.is_merging() => RegionStage::Merging,
         Stage::Active => RegionStage::Active,

@@ -11,6 +11,7 @@
 //! | `admin`, `change`, `merge` | what admin entries do |
 //! | `liveness` | signs of life, so that regions can sleep |
 //! | `expiring` | what has expired is proposed to go |
+//! | `metrics` | what the driver shows |
 //! | `ranges`, `shared`, `options`, `message` | plain data |
 
 mod admin;
@@ -22,6 +23,7 @@ mod lifecycle;
 mod liveness;
 mod merge;
 mod message;
+mod metrics;
 mod open;
 mod options;
 mod ranges;
@@ -39,12 +41,14 @@ pub use options::{ExpiryOptions, StoreOptions};
 pub use shared::{RegionProgress, RegionStage, RegionStatus, StoreStats};
 pub use stepped::{SteppedStore, StorePart};
 
+use crate::health::HealthChecker;
 use crate::mailbox::Sender;
 use crate::peer_storage::Engines;
 use crate::proto::RegionLocalState;
 use crate::transport::{Placement, Transport};
 use crate::types::RegionId;
 use message::StoreMsg;
+use metrics::StoreMetrics;
 use shared::Shared;
 
 /// The peers that were removed from this store.
@@ -109,4 +113,7 @@ pub(crate) struct Handle {
     engines: Weak<Engines>,
     waiting_bytes_max: u64,
     store_id: u64,
+    metrics: Arc<StoreMetrics>,
+    // It holds the stores, as the engines do.
+    health: Weak<HealthChecker>,
 }

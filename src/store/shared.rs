@@ -85,6 +85,9 @@ pub struct Counts {
     pub snapshots_sent: AtomicU64,
     pub snapshots_installed: AtomicU64,
     pub regions_stopped: AtomicU64,
+    pub proposals: AtomicU64,
+    pub reads: AtomicU64,
+    pub elections: AtomicU64,
 }
 
 /// What a store has done since it was started.
@@ -108,6 +111,12 @@ pub struct StoreStats {
     pub snapshots_installed: u64,
     /// Regions that were stopped by an error of their own.
     pub regions_stopped: u64,
+    /// Proposals that clients made, those that were refused among them.
+    pub proposals: u64,
+    /// Linearizable reads that clients asked for.
+    pub reads: u64,
+    /// Times that a region of this store became its leader.
+    pub elections: u64,
     /// Messages that were refused, by the kind of the refusal.
     pub refused: BTreeMap<&'static str, u64>,
     /// The bytes of the proposals that wait now.
@@ -129,6 +138,22 @@ impl Shared {
         *count == 1
     }
 
+    /// The regions that were stopped by an error, as words, if there are any.
+    pub fn stopped_regions(&self) -> Option<String> {
+        let regions = self.regions.read().unwrap_or_else(|p| p.into_inner());
+        let mut stopped = regions
+            .iter()
+            .filter_map(|(id, status)| match &status.state {
+                RegionStage::Stopped(reason) => Some((id, reason)),
+                _ => None,
+            });
+        let (region, reason) = stopped.next()?;
+        let count = 1 + stopped.count();
+        Some(format!(
+            "{count} regions were stopped, the first is {region}: {reason}"
+        ))
+    }
+
     /// The counts as of now.
     pub fn stats(&self) -> StoreStats {
         let counts = &self.counts;
@@ -143,6 +168,9 @@ impl Shared {
             snapshots_sent: load(&counts.snapshots_sent),
             snapshots_installed: load(&counts.snapshots_installed),
             regions_stopped: load(&counts.regions_stopped),
+            proposals: load(&counts.proposals),
+            reads: load(&counts.reads),
+            elections: load(&counts.elections),
             refused: self
                 .refused
                 .lock()

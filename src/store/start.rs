@@ -9,12 +9,14 @@ use crossbeam_channel::{bounded, unbounded};
 
 use super::core::{StoreCore, Tasks};
 use super::message::StoreMsg;
+use super::metrics::StoreMetrics;
 use super::options::random;
 use super::shared::Shared;
 use super::{Handle, Run, Store, StoreOptions};
 use crate::composite::CompositeStorage;
 use crate::error::{Error, Result};
 use crate::mailbox::{Received, Receiver, Sender, mailbox};
+use crate::metrics::Stopwatch;
 use crate::peer::{Machines, Outbox};
 use crate::proto::Region;
 use crate::state_machine::StateMachine;
@@ -84,7 +86,10 @@ impl Store {
                 drop(splitter.split(wanted));
             }
         })?);
-        threads.push(spawn("peerstore-raft", move || run(core, &messages, tick))?);
+        let metrics = Arc::clone(&handle.metrics);
+        threads.push(spawn("peerstore-raft", move || {
+            run(core, &messages, tick, &metrics);
+        })?);
         Ok(Store {
             handle,
             threads: Mutex::new(threads),
@@ -119,7 +124,7 @@ fn join(thread: JoinHandle<()>) {
 const GATHER_MAX: usize = 4096;
 
 /// The raft thread.
-fn run(mut core: StoreCore, messages: &Receiver<StoreMsg>, tick: Duration) {
+fn run(mut core: StoreCore, messages: &Receiver<StoreMsg>, tick: Duration, metrics: &StoreMetrics) {
     let mut next_tick = Instant::now() + tick;
     let mut waiting = Vec::new();
     loop {
@@ -127,6 +132,7 @@ fn run(mut core: StoreCore, messages: &Receiver<StoreMsg>, tick: Duration) {
         if messages.receive(&mut waiting, Some(next_tick)) == Received::Closed {
             return;
         }
+        let start = Stopwatch::start();
         let mut handled = 0;
         loop {
             handled += waiting.len();
@@ -146,6 +152,7 @@ fn run(mut core: StoreCore, messages: &Receiver<StoreMsg>, tick: Duration) {
             next_tick = now + tick;
         }
         core.flush();
+        metrics.round(handled, start);
     }
 }
 
@@ -170,7 +177,13 @@ impl Assembly {
             engines: Arc::downgrade(node.engines()),
             waiting_bytes_max: options.waiting_bytes_max,
             store_id: node.store_id(),
+            metrics: Arc::new(StoreMetrics::new(node.store_id())),
+            health: Arc::downgrade(node.health_checker()),
         };
+        node.health_checker().add_source({
+            let shared = Arc::downgrade(&shared);
+            Box::new(move || shared.upgrade()?.stopped_regions())
+        });
         let done = done_sender(sender.clone());
         node.set_waker({
             let done = Arc::clone(&done);

@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex};
 use crate::error::{Error, Result};
 use crate::snapshot_data::RaftSnapshotData;
 use crate::snapshot_store::{RaftSnapshotStorage, SnapshotKey};
-use crate::transport::{Inbox, PeerMessage, Placement, StoreMessage, Transport};
+use crate::transport::{Inbox, PeerMessage, Placement, StoreMessage, Transport, TransportStats};
 
 use gate::{Ends, Ticket};
 use link::Link;
@@ -203,6 +203,22 @@ impl Transport for TcpTransport {
         shared.join_threads();
         upload::give_up(shared);
         shared.gate.close();
+    }
+
+    fn stats(&self) -> TransportStats {
+        let stats = TcpTransport::stats(self);
+        TransportStats {
+            messages_sent: stats.messages_sent,
+            messages_received: stats.messages_received,
+            messages_dropped: stats.messages_dropped,
+            bytes_sent: stats.bytes_sent,
+            bytes_received: stats.bytes_received,
+            snapshot_bytes_sent: stats.snapshot_bytes_sent,
+            snapshot_bytes_received: stats.snapshot_bytes_received,
+            accepted: stats.accepted,
+            connected: stats.connected,
+            refused: stats.refused.values().sum(),
+        }
     }
 }
 

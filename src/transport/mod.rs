@@ -123,9 +123,39 @@ pub trait Transport: Send + Sync {
     /// Sends what was queued since the last call. One that sends at once need not do anything.
     fn flush(&self) {}
 
+    /// What it has carried, for the metrics.
+    fn stats(&self) -> TransportStats {
+        TransportStats::default()
+    }
+
     /// Ends every connection and thread; nothing goes to the inbox after it returned, and snapshots
     /// that were still on their way were reported as lost. Not to be called by the inbox.
     fn stop(&self);
+}
+
+/// What a [`Transport`] has carried since it was made; all 0 for one that does not count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransportStats {
+    /// Messages that left.
+    pub messages_sent: u64,
+    /// Messages handed to the inbox.
+    pub messages_received: u64,
+    /// Messages that were to be sent and were not.
+    pub messages_dropped: u64,
+    /// Bytes of messages that left.
+    pub bytes_sent: u64,
+    /// Bytes of messages that came.
+    pub bytes_received: u64,
+    /// Bytes of snapshot files that left.
+    pub snapshot_bytes_sent: u64,
+    /// Bytes of snapshot files that came.
+    pub snapshot_bytes_received: u64,
+    /// Connections that other stores opened.
+    pub accepted: u64,
+    /// Connections that this store opened.
+    pub connected: u64,
+    /// Connections, messages and snapshots of others that were refused.
+    pub refused: u64,
 }
 
 /// What a node has to know of its cluster: where the other stores are, and which ids are free. A

@@ -8,7 +8,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use prost::Message as _;
 use raft::eraftpb::Entry;
 
 use super::task::Proposal;
@@ -20,6 +19,7 @@ use crate::expiry::carry_clock;
 use crate::index::carry_indexes;
 use crate::keys::region_key;
 use crate::mailbox::{Received, Receiver};
+use crate::metrics::Stopwatch;
 use crate::peer_storage::{Engines, next_apply_state};
 use crate::proto::PeerState;
 use crate::reader::Reader;
@@ -47,6 +47,9 @@ struct Group {
     batch: AppBatch,
     applied: Vec<Applied>,
     answers: Vec<Answer>,
+    entries: usize,
+    // When the first of it was begun.
+    start: Option<Stopwatch>,
 }
 
 impl ApplyWorker {
@@ -134,6 +137,7 @@ impl ApplyWorker {
         };
         let state = next_apply_state(peer.region, &applier.state, entries.iter().map(position_of))?;
         let range = applier.region.region.range();
+        self.group.start.get_or_insert_with(Stopwatch::start);
         let mut batch = ApplyBatch::new(&*self.engines.app, &range);
         batch.reserve_for(entries);
         let mut answers = Vec::with_capacity(proposals.len());
@@ -157,6 +161,7 @@ impl ApplyWorker {
         let key = region_key(peer.region);
         let state = applier.state.encode_to_vec();
         self.group.batch.put(Keyspace::ApplyState, key, state);
+        self.group.entries += entries.len();
         self.group.answers.extend(answers);
         self.group.applied.push(Applied {
             peer,
@@ -246,6 +251,10 @@ impl ApplyWorker {
             return;
         }
         let written = (self.engines.app).write(&self.group.batch, Durability::Buffered);
+        let entries = std::mem::take(&mut self.group.entries);
+        if let Some(start) = self.group.start.take() {
+            (self.engines.metrics).applied(entries, self.group.batch.bytes(), start);
+        }
         self.group.batch.clear();
         let answers = self.group.answers.drain(..);
         let applied = std::mem::take(&mut self.group.applied);

@@ -4,6 +4,7 @@
 //! same work can be done a task at a time, on the caller's thread ([`SteppedWorkers`]).
 
 mod apply;
+mod behind;
 mod queue;
 mod slow;
 mod stepped;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 pub use apply::ApplyWorker;
+pub use behind::BehindOptions;
 pub use slow::SlowWorker;
 pub use stepped::SteppedWorkers;
 pub use task::{
@@ -34,8 +36,8 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts one worker that reads cold entries and one that builds snapshots. Each calls `wake` after
-    /// it has answered a region.
+    /// Starts one worker that reads cold entries, one that builds snapshots, and, if it is told how, one that
+    /// writes the log behind its callers. Each calls `wake` after it has answered a region.
     ///
     /// # Errors
     /// `Io` if the system gives no thread.
@@ -43,12 +45,17 @@ impl Workers {
         log: &Arc<dyn RaftLogStorage>,
         snapshots: &Arc<dyn RaftSnapshotStorage>,
         wake: &Arc<WakeUp>,
+        behind: Option<BehindOptions>,
     ) -> Result<(TaskSenders, Workers)> {
-        let (senders, fetches, builds) = queue::queues(log, snapshots, wake);
-        let threads = vec![
+        let (senders, fetches, builds, writes) = queue::queues(log, snapshots, wake);
+        let mut threads = vec![
             spawn("peerstore-fetch", move || fetches.run())?,
             spawn("peerstore-snapshot", move || builds.run())?,
         ];
+        if let Some(options) = behind {
+            let writes = writes(options);
+            threads.push(spawn("peerstore-behind", move || writes.run())?);
+        }
         Ok((senders, Workers { threads }))
     }
 }

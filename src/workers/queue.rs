@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
+use super::behind::{BehindOptions, BehindQueue};
 use crate::error::catch_panic;
 use crate::peer_storage::{FetchTask, NeededFiles, SnapshotTask, TaskSenders, WakeUp};
 use crate::raft_log::RaftLogStorage;
@@ -32,7 +33,13 @@ pub(super) fn queues(
     log: &Arc<dyn RaftLogStorage>,
     snapshots: &Arc<dyn RaftSnapshotStorage>,
     wake: &Arc<WakeUp>,
-) -> (TaskSenders, FetchQueue, SnapshotQueue) {
+) -> (
+    TaskSenders,
+    FetchQueue,
+    SnapshotQueue,
+    impl FnOnce(BehindOptions) -> BehindQueue + use<>,
+) {
+    let (behind, behind_tasks) = crossbeam_channel::unbounded();
     let (fetch, fetch_tasks) = crossbeam_channel::unbounded();
     let (snapshot, snapshot_tasks) = crossbeam_channel::unbounded();
     let needed = Arc::new(NeededFiles::default());
@@ -51,9 +58,17 @@ pub(super) fn queues(
     let senders = TaskSenders {
         fetch,
         snapshot,
+        behind,
         needed,
     };
-    (senders, fetches, builds)
+    let (log, wake) = (Arc::clone(log), Arc::clone(wake));
+    let writes = move |options| BehindQueue {
+        tasks: behind_tasks,
+        log,
+        wake,
+        options,
+    };
+    (senders, fetches, builds, writes)
 }
 
 impl FetchQueue {

@@ -1,8 +1,10 @@
 //! The workers without threads: a task when the caller says so. Uses: peer_storage, the seams.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::behind::{BehindOptions, BehindQueue};
 use super::queue::{FetchQueue, SnapshotQueue, queues};
 use crate::peer_storage::{Clock, TaskSenders, WakeUp};
 use crate::raft_log::RaftLogStorage;
@@ -18,6 +20,8 @@ use crate::snapshot_store::RaftSnapshotStorage;
 pub struct SteppedWorkers {
     fetches: FetchQueue,
     builds: SnapshotQueue,
+    writes: BehindQueue,
+    write_failed: RefCell<Option<String>>,
     clock: Clock,
 }
 
@@ -27,11 +31,14 @@ impl SteppedWorkers {
         log: &Arc<dyn RaftLogStorage>,
         snapshots: &Arc<dyn RaftSnapshotStorage>,
         wake: &Arc<WakeUp>,
+        behind: BehindOptions,
     ) -> (TaskSenders, Self) {
-        let (senders, fetches, builds) = queues(log, snapshots, wake);
+        let (senders, fetches, builds, writes) = queues(log, snapshots, wake);
         let stepped = SteppedWorkers {
             fetches,
             builds,
+            writes: writes(behind),
+            write_failed: RefCell::default(),
             clock: Clock::manual(),
         };
         (senders, stepped)
@@ -49,6 +56,11 @@ impl SteppedWorkers {
     /// Builds or removes one snapshot file, the first that was asked for. False if nobody has asked.
     pub fn step_snapshot(&self) -> bool {
         self.builds.step()
+    }
+
+    /// Writes what was handed in to be written behind its callers, as one group. False if nothing was.
+    pub fn step_write(&self) -> bool {
+        self.writes.step(&mut self.write_failed.borrow_mut())
     }
 
     /// Moves the node's clock forward, for the pause behind a snapshot that could not be built.

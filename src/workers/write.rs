@@ -5,10 +5,12 @@
 //! entry fall as more regions and proposers are busy, and nobody waits on purpose.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::task::{Done, DoneSender, WriteTask};
 use crate::mailbox::{Received, Receiver};
 use crate::peer_storage::Engines;
+use crate::persistence::FlushPolicy;
 
 /// Tasks are gathered up to about this much.
 const BATCH_BYTES: usize = 1 << 20;
@@ -20,6 +22,22 @@ pub struct WriteWorker {
     done: DoneSender,
     // After a failed write nothing is written any more: what comes would stand on what is missing.
     poisoned: bool,
+    last_write: Option<Instant>,
+}
+
+/// How many entries a group waits for, and until when; nothing if it does not wait. A log that was idle
+/// for so long does not either.
+pub(super) fn linger_until(
+    flush: FlushPolicy,
+    last_write: Option<Instant>,
+) -> Option<(u64, Instant)> {
+    match flush {
+        FlushPolicy::Immediate => None,
+        FlushPolicy::Batched {
+            threshold,
+            interval_ms,
+        } => Some((threshold, last_write? + Duration::from_millis(interval_ms))),
+    }
 }
 
 impl WriteWorker {
@@ -30,6 +48,7 @@ impl WriteWorker {
             tasks,
             done,
             poisoned: false,
+            last_write: None,
         }
     }
 
@@ -37,7 +56,28 @@ impl WriteWorker {
     pub fn run(mut self) {
         let mut tasks = Vec::new();
         while self.tasks.receive(&mut tasks, None) == Received::Some {
+            self.linger(&mut tasks);
             self.write_all(&mut tasks);
+            self.last_write = Some(Instant::now());
+        }
+    }
+
+    /// Waits for more, where the node's policy says so.
+    fn linger(&self, tasks: &mut Vec<WriteTask>) {
+        let flush = self.engines.options.flush;
+        let Some((threshold, until)) = linger_until(flush, self.last_write) else {
+            return;
+        };
+        let mut entries: u64 = tasks.iter().map(|t| t.batch.entry_count()).sum();
+        while entries < threshold {
+            let known = tasks.len();
+            if self.tasks.receive(tasks, Some(until)) != Received::Some {
+                return;
+            }
+            entries += tasks[known..]
+                .iter()
+                .map(|t| t.batch.entry_count())
+                .sum::<u64>();
         }
     }
 

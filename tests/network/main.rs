@@ -220,7 +220,7 @@ fn an_old_transport_that_stops_leaves_the_new_one_alone() {
     assert_eq!(town.numbers(1, 2), [1]);
     old.send(1, StoreMessage::Alive { max_id: 1 });
     town.settle();
-    assert_eq!(town.numbers(2, 1), []);
+    assert!(town.numbers(2, 1).is_empty());
 }
 
 #[test]

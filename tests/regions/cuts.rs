@@ -5,14 +5,17 @@ use crate::world::{Cut, World};
 
 /// With this in the environment, every step in RocksDB too: minutes instead of seconds.
 const ALL: &str = "PEERSTORE_REGIONS_ALL";
-/// Without it, every step is tried in memory, and about so many in RocksDB.
+/// Without it, every step is tried in memory, about so many with segments for each kind of death,
+const SEGMENTS_CUTS: u64 = 15;
+/// and so many in RocksDB.
 #[cfg(feature = "rocksdb")]
 const ROCKS_CUTS: u64 = 8;
 
 /// What is done, and what must be so at the end.
 pub type Scenario = fn(&mut World);
 
-/// Runs `scenario` with a store that dies, in memory in every way, in RocksDB as a process dies.
+/// Runs `scenario` with a store that dies, in memory and with its log in segments in every way, in
+/// RocksDB as a process dies.
 pub fn with_a_death_at_every_step(stores: u64, scenario: Scenario) {
     for death in Death::ALL {
         let runs = Runs {
@@ -21,6 +24,11 @@ pub fn with_a_death_at_every_step(stores: u64, scenario: Scenario) {
             scenario,
         };
         runs.all(death, u64::MAX);
+        let runs = Runs {
+            site: Site::segments,
+            ..runs
+        };
+        runs.all(death, SEGMENTS_CUTS);
     }
     #[cfg(feature = "rocksdb")]
     {

@@ -8,6 +8,8 @@ mod app_data;
 mod check;
 mod compacting;
 mod cuts;
+#[path = "../disk_log/mod.rs"]
+mod disk_log;
 mod driving;
 mod lives;
 mod merging;

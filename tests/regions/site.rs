@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use peerstore::memory::{MemoryData, MemoryLog, MemorySnapshots};
+use peerstore::memory::{MemoryData, MemorySnapshots};
 use peerstore::{
     ApplicationDataStorage, CompositeStorage, Config, Extractor, GcPolicy, IndexedData, Parts,
     RaftLogStorage, SteppedWorkers,
 };
 use tempfile::TempDir;
+
+use crate::disk_log::{DiskLog, LogKind};
 
 /// How a store dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +36,7 @@ impl Death {
 /// Where a store keeps what it has.
 pub enum Site {
     Memory {
-        log: Arc<MemoryLog>,
+        log: Arc<DiskLog>,
         data: Arc<MemoryData>,
         snapshots: MemorySnapshots,
     },
@@ -55,8 +57,17 @@ pub struct Opened {
 
 impl Site {
     pub fn memory() -> Site {
+        Site::with_log(LogKind::Memory)
+    }
+
+    /// The log in segment files, which are in memory as well.
+    pub fn segments() -> Site {
+        Site::with_log(LogKind::Segments)
+    }
+
+    fn with_log(log: LogKind) -> Site {
         Site::Memory {
-            log: Arc::default(),
+            log: Arc::new(DiskLog::new(log)),
             data: Arc::default(),
             snapshots: MemorySnapshots::new(),
         }

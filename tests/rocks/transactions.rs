@@ -243,8 +243,8 @@ fn a_transaction_that_is_dropped_behind_any_step_leaves_nothing_and_holds_up_nob
         |t| t.put(b"a", b"lost").unwrap(),
         |t| t.delete(b"b").unwrap(),
         |t| drop(t.read_for_update(b"c").unwrap()),
-        |t| drop(t.increment(b"count", 1).unwrap()),
-        |t| drop(t.compare_and_swap(b"d", None, Some(b"lost")).unwrap()),
+        |t| assert_eq!(t.increment(b"count", 1).unwrap(), 1),
+        |t| assert!(t.compare_and_swap(b"d", None, Some(b"lost")).unwrap()),
         |t| {
             drop(
                 t.scan(&peerstore::Scan::of(peerstore::KeyRange::all()))

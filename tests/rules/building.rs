@@ -6,8 +6,8 @@ use std::sync::Arc;
 use peerstore::memory::{MemFs, MemoryData, MemoryLog};
 use peerstore::{
     AppBackend, AppBatch, ApplicationDataStorage as _, CompositeStorage, Config, DataRead as _,
-    Durability, Error, KeyRange, Keyspace, LogBackend, RaftLogStorage as _, Region,
-    SnapshotBackend, SyncPolicy,
+    Durability, Error, FlushPolicy, KeyRange, Keyspace, LogBackend, LogBatch, RaftLogStorage as _,
+    Region, SnapshotBackend, SyncPolicy,
 };
 use raft::Storage as _;
 
@@ -177,4 +177,39 @@ fn an_apply_that_does_not_fit_changes_nothing() {
     let error = apply(&mut storage, &all[5..]).unwrap_err();
     assert!(matches!(error, Error::StoreFull { .. }), "{error}");
     assert_eq!((storage.applied_index(), data_of(&node).len()), (10, 5));
+}
+
+#[test]
+fn a_group_of_a_nodes_log_goes_with_one_fsync_when_enough_entries_wait() {
+    for backend in [
+        LogBackend::Memory,
+        LogBackend::AppendLog,
+        Config::default().log,
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = in_memory();
+        config.log = backend;
+        config.flush_policy = FlushPolicy::Batched {
+            threshold: 4,
+            interval_ms: 10_000,
+        };
+        let node = CompositeStorage::open(dir.path(), config).unwrap();
+        let write = |region: u64| {
+            let mut batch = LogBatch::new();
+            batch.append(region.into(), entries(5, 6..7));
+            batch.require_sync();
+            node.write_log(&batch).unwrap();
+        };
+        // A log that was idle does not wait.
+        write(100);
+        let before = node.log_stats().syncs;
+        std::thread::scope(|scope| {
+            for region in 1..5 {
+                let write = &write;
+                scope.spawn(move || write(region));
+            }
+        });
+        assert_eq!(node.log_stats().syncs, before + 1, "{backend:?}");
+        assert_eq!(node.log_stats().entries, 5, "{backend:?}");
+    }
 }

@@ -28,7 +28,7 @@ fn single(rig: &Rig) -> PeerStorage {
 fn apply_one(storage: &mut PeerStorage, term: u64, key: &str, conf: Option<ConfState>) {
     let index = storage.last_index().unwrap() + 1;
     let entry = entry_with(term, index, b"");
-    storage.append(&[entry.clone()]).unwrap();
+    storage.append(std::slice::from_ref(&entry)).unwrap();
     let put = |_: &Entry, batch: &mut ApplyBatch<'_>| {
         batch.put(key, term.to_string());
         if let Some(conf) = conf.clone() {
@@ -75,7 +75,12 @@ fn a_coordinated_snapshot_covers_what_is_applied_and_is_durable_before_the_log_g
     assert_eq!(rig.node.snapshots().list(None).unwrap(), [info]);
     let metrics = rig.node.metrics();
     assert_eq!((metrics.snapshots_created, metrics.log_compactions), (1, 1));
-    assert!(metrics.total_operations > 10, "{metrics:?}");
+    assert!(metrics.total_operations >= 5, "{metrics:?}");
+    let stats = rig.node.raft_log_stats(1).unwrap();
+    assert_eq!((stats.first_index, stats.last_index), (Some(18), Some(25)));
+    assert_eq!((stats.entry_count, stats.compacted_entries), (8, 12));
+    assert!(stats.write_throughput_ops_per_sec > 0.0, "{stats:?}");
+    assert!(rig.node.raft_log_stats(9).is_err());
 }
 
 #[test]
@@ -422,7 +427,7 @@ fn bytes_make_a_snapshot_due_as_entries_do() {
     for index in 6..10 {
         assert!(!workers.step_snapshot(), "due too early, before {index}");
         let entry = entry_with(5, index, &[7; 30_000]);
-        storage.append(&[entry.clone()]).unwrap();
+        storage.append(std::slice::from_ref(&entry)).unwrap();
         storage.apply(&[entry], |_, _| Ok(())).unwrap();
     }
     assert!(workers.step_snapshot());
@@ -488,4 +493,71 @@ fn the_gc_of_a_driver_waits_for_the_snapshot_unless_the_log_is_too_long() {
     let mut storage = node.create_region(&Region::single(1, 1)).unwrap();
     fill(&mut storage, 5, 6..200);
     assert_eq!(storage.first_index_by_policy(None).unwrap(), Some(198));
+}
+
+#[test]
+fn as_many_stay_as_the_config_says_and_any_of_them_can_be_gone_back_to() {
+    let mut config = with_trailing(100);
+    config.snapshot.keep_latest = 2;
+    let (node, workers, _) = stepped(&config);
+    let mut storage = node.create_region(&Region::single(1, 1)).unwrap();
+    let mut keys = Vec::new();
+    for end in [10, 20, 30] {
+        let first = storage.last_index().unwrap() + 1;
+        fill(&mut storage, 6, first..end);
+        keys.push(node.create_coordinated_snapshot(1).unwrap().key);
+        while workers.step_snapshot() {}
+    }
+    let kept = |node: &CompositeStorage| -> Vec<_> {
+        let infos = node.snapshots().list(None).unwrap();
+        infos.iter().map(|info| info.key).collect()
+    };
+    assert_eq!(kept(&node), keys[1..]);
+    drop(storage);
+    node.restore_from_snapshot(&keys[1]).unwrap();
+    let storage = node.open_region(1).unwrap();
+    assert_eq!(
+        (storage.applied_index(), storage.kept_snapshot_index()),
+        (19, 19)
+    );
+    while workers.step_snapshot() {}
+    assert_eq!(
+        kept(&node),
+        keys[1..],
+        "the newest stays, and the one that was gone back to"
+    );
+    drop(storage);
+    // There is a way forward again.
+    node.restore_from_snapshot(&keys[2]).unwrap();
+    assert_eq!(node.open_region(1).unwrap().applied_index(), 29);
+}
+
+#[test]
+fn a_snapshot_whose_region_is_gone_before_it_is_made_leaves_nothing() {
+    let mut config = with_trailing(2);
+    config.snapshot.after_entries = 10;
+    let (node, workers, _) = stepped(&config);
+    let mut storage = node.create_region(&Region::single(1, 1)).unwrap();
+    fill(&mut storage, 5, 6..20);
+    storage.destroy().unwrap();
+    while workers.step_snapshot() {}
+    assert!(node.snapshots().list(None).unwrap().is_empty());
+    assert_eq!(node.metrics().snapshots_created, 0);
+}
+
+#[test]
+fn a_snapshot_without_its_record_is_no_snapshot() {
+    let rig = Rig::new(with_trailing(0));
+    let mut storage = single(&rig);
+    fill(&mut storage, 6, 6..21);
+    rig.trace.cut_after(0);
+    assert!(rig.node.create_coordinated_snapshot(1).is_err());
+    assert!(rig.snapshots.list(None).unwrap().is_empty());
+    assert_eq!(
+        (
+            storage.kept_snapshot_index(),
+            storage.first_index().unwrap()
+        ),
+        (0, 6)
+    );
 }

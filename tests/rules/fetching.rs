@@ -257,7 +257,7 @@ fn a_leader_with_a_cold_log_serves_its_follower_through_the_callback() {
             .map(|m| m.entries[0].index)
             .collect::<Vec<_>>()
     };
-    assert_eq!(appends(&mut leader), [], "they are being read");
+    assert_eq!(appends(&mut leader), [0; 0], "they are being read");
     let contexts = leader.store().wait_fetched(PATIENCE);
     assert_eq!(contexts.len(), 1);
     for context in contexts {

@@ -12,6 +12,7 @@ mod install;
 mod killing;
 mod node_dir;
 mod opening;
+mod persistence;
 mod recording;
 mod regions;
 mod retention;

@@ -179,6 +179,47 @@ fn a_full_disk_refuses_writes_and_opens_again_while_it_is_full() {
     );
 }
 
+/// One operation of each kind and place finds no room: what is said is typed, and whether the log goes on
+/// or is poisoned, it opens again on a disk that has nothing left.
+#[test]
+fn a_full_disk_at_every_operation_is_named_and_opens_again() {
+    let (mut named, mut went_on) = (0, 0);
+    for at in 0..operations(4) {
+        let fs = MemFs::new();
+        fs.fail_at(at, ErrorKind::StorageFull);
+        let (log, error, expected) = live(&fs, 4);
+        let what = format!("ENOSPC at {at} ({:?})", fs.history().get(at as usize));
+        if let Some(error) = &error {
+            let is_named = match error {
+                Error::DiskFull { .. } => true,
+                // A sync that found no room, behind the writers' backs.
+                Error::Poisoned { cause, .. } => cause.contains("no space left"),
+                _ => false,
+            };
+            assert!(is_named, "{what}: {error}");
+            named += 1;
+        }
+        let Some(log) = log else { continue };
+        if error.is_some() {
+            check(&expected, content(&log), &what);
+            match log.write(&probe(), Durability::Synced) {
+                Ok(()) => went_on += 1,
+                Err(Error::Poisoned { .. }) => {}
+                Err(other) => panic!("{what}: {other}"),
+            }
+        }
+        for image in [fs.after_kill(), fs.after_power_cut(Lost::Half, at)] {
+            image.set_space(0);
+            let seen = open(&image, &options()).and_then(|log| content(&log));
+            check(&expected, seen, &format!("{what}, opened without room"));
+        }
+    }
+    assert!(
+        named > 50 && went_on > 20,
+        "{named} named, {went_on} went on"
+    );
+}
+
 #[test]
 fn compacting_makes_room_on_a_full_disk() {
     let fs = MemFs::new();

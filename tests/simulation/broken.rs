@@ -3,13 +3,15 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use peerstore::memory::{MemoryData, MemoryLog};
+use peerstore::memory::MemoryData;
 use peerstore::{
     AppBatch, AppOp, AppStats, ApplicationDataStorage, DataImport, DataRead, DataView, Durability,
     KeyRange, Keyspace, LogBatch, LogOp, LogStats, RaftLocalState, RaftLogStorage, RegionId,
     Result, Visit,
 };
 use raft::eraftpb::Entry;
+
+use crate::disk_log::DiskLog;
 
 /// What is wrong with the disks of a world.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,12 +27,12 @@ pub enum Flaw {
 }
 
 pub struct BrokenLog {
-    log: Arc<MemoryLog>,
+    log: Arc<DiskLog>,
     flaw: Flaw,
 }
 
 impl BrokenLog {
-    pub fn new(log: Arc<MemoryLog>, flaw: Flaw) -> BrokenLog {
+    pub fn new(log: Arc<DiskLog>, flaw: Flaw) -> BrokenLog {
         BrokenLog { log, flaw }
     }
 

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
-use peerstore::memory::{MemoryData, MemoryLog};
+use peerstore::memory::MemoryData;
 use peerstore::{
     DataRead, KeyRange, Keyspace, PeerBody, PeerState, RaftApplyState, RaftLogStorage, Region,
     RegionId, RegionLocalState, RegionStage, StoreMessage,
 };
 use raft::eraftpb::MessageType;
 
+use crate::disk_log::DiskLog;
 use crate::node::Node;
 use crate::trace::mix;
 
-type Disks = (Arc<MemoryLog>, Arc<MemoryData>);
+type Disks = (Arc<DiskLog>, Arc<MemoryData>);
 
 #[derive(Default)]
 pub struct Checks {

@@ -9,6 +9,8 @@ mod broken;
 mod checks;
 mod clients;
 mod dice;
+#[path = "../disk_log/mod.rs"]
+mod disk_log;
 mod faults;
 mod heal;
 mod history;
@@ -24,16 +26,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use broken::Flaw;
+use disk_log::LogKind;
 use trace::Trace;
 use world::World;
 
 type Counts = BTreeMap<&'static str, u64>;
 
 /// One life; what went wrong, with the end of its trace.
-fn live(seed: u64, flaw: Flaw) -> Result<Trace, String> {
+fn live(seed: u64, flaw: Flaw, log: LogKind) -> Result<Trace, String> {
     let trace = Arc::new(Mutex::new(Trace::default()));
     let shared = Arc::clone(&trace);
-    let lived = catch_unwind(AssertUnwindSafe(|| World::new(seed, flaw, shared).run()));
+    let lived = catch_unwind(AssertUnwindSafe(|| {
+        World::new(seed, flaw, log, shared).run()
+    }));
     let wrong = match lived {
         Ok(Ok(())) => None,
         Ok(Err(reason)) => Some(reason),
@@ -47,14 +52,22 @@ fn live(seed: u64, flaw: Flaw) -> Result<Trace, String> {
         None => Ok(trace),
         Some(reason) => Err(format!(
             "{}\n\nseed {seed}: {reason}\nto see it again: \
-             PEERSTORE_SEED={seed} cargo test --test simulation every_seed",
-            trace.tail()
+             PEERSTORE_SEED={seed} cargo test --test simulation {}",
+            trace.tail(),
+            match log {
+                LogKind::Memory => "every_seed_is",
+                LogKind::Segments => "every_seed_with",
+            }
         )),
     }
 }
 
 /// Lives of the seeds on all cores: what they did, and the first failures.
-fn live_all(seeds: std::ops::Range<u64>, flaw: Flaw, failures_max: usize) -> (Counts, Vec<String>) {
+fn live_all(
+    seeds: std::ops::Range<u64>,
+    (flaw, log): (Flaw, LogKind),
+    failures_max: usize,
+) -> (Counts, Vec<String>) {
     let next = AtomicU64::new(seeds.start);
     let found: Mutex<(Counts, Vec<String>)> = Mutex::default();
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -66,7 +79,7 @@ fn live_all(seeds: std::ops::Range<u64>, flaw: Flaw, failures_max: usize) -> (Co
                     if seed >= seeds.end || found.lock().unwrap().1.len() >= failures_max {
                         return;
                     }
-                    let lived = live(seed, flaw);
+                    let lived = live(seed, flaw, log);
                     let mut found = found.lock().unwrap();
                     match lived {
                         Ok(trace) => {
@@ -93,12 +106,22 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn every_seed_is_safe_and_heals() {
+    hold(LogKind::Memory, 500);
+}
+
+#[test]
+fn every_seed_with_its_log_in_segments_is_safe_and_heals() {
+    hold(LogKind::Segments, 60);
+}
+
+/// So many seeds, unless the environment says how many.
+fn hold(log: LogKind, seeds: u64) {
     let seeds = match number("PEERSTORE_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("PEERSTORE_SEEDS").unwrap_or(500),
+        None => 0..number("PEERSTORE_SEEDS").unwrap_or(seeds),
     };
     let failures_max = number("PEERSTORE_FAILURES").unwrap_or(1) as usize;
-    let (counts, failures) = live_all(seeds.clone(), Flaw::None, failures_max);
+    let (counts, failures) = live_all(seeds.clone(), (Flaw::None, log), failures_max);
     if std::env::var_os("PEERSTORE_SUMMARY").is_some() {
         for failure in &failures {
             let from = failure.find("\n\nseed ").unwrap_or(0);
@@ -155,29 +178,32 @@ fn check_floors(counts: &Counts) {
 #[test]
 fn a_seed_is_the_same_each_time() {
     for seed in [1, 2, 3] {
-        let hash = || live(seed, Flaw::None).map(|trace| trace.hash());
-        let (first, second) = (hash(), hash());
-        assert_eq!(first, second, "seed {seed}");
+        for log in [LogKind::Memory, LogKind::Segments] {
+            let hash = || live(seed, Flaw::None, log).map(|trace| trace.hash());
+            let (first, second) = (hash(), hash());
+            assert_eq!(first, second, "seed {seed}, {log:?}");
+        }
     }
 }
 
 /// Whether a world with broken disks is found out soon.
-fn is_found(flaw: Flaw) -> bool {
-    let (_, failures) = live_all(0..200, flaw, 1);
+fn is_found(flaw: Flaw, log: LogKind) -> bool {
+    let (_, failures) = live_all(0..200, (flaw, log), 1);
     !failures.is_empty()
 }
 
 #[test]
 fn a_log_that_is_not_synced_is_found() {
-    assert!(is_found(Flaw::LogNotSynced));
+    assert!(is_found(Flaw::LogNotSynced, LogKind::Memory));
+    assert!(is_found(Flaw::LogNotSynced, LogKind::Segments));
 }
 
 #[test]
 fn a_tail_that_is_not_removed_is_found() {
-    assert!(is_found(Flaw::TailKept));
+    assert!(is_found(Flaw::TailKept, LogKind::Memory));
 }
 
 #[test]
 fn an_apply_state_apart_from_its_data_is_found() {
-    assert!(is_found(Flaw::ApplyStateApart));
+    assert!(is_found(Flaw::ApplyStateApart, LogKind::Memory));
 }

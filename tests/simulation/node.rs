@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use peerstore::memory::{MemoryData, MemoryLog, MemoryNetwork, MemorySnapshots};
+use peerstore::memory::{MemoryData, MemoryNetwork, MemorySnapshots};
 use peerstore::{
     ApplicationDataStorage, ApplyBatch, CompositeStorage, Config, Error, KvStateMachine, Parts,
     RaftLogStorage, Region, StateMachine, SteppedStore, SteppedWorkers, StoreOptions, StorePart,
@@ -12,6 +12,7 @@ use raft::eraftpb::Entry;
 
 use crate::broken::{BrokenData, BrokenLog, Flaw};
 use crate::dice::Dice;
+use crate::disk_log::{DiskLog, LogKind};
 
 /// What can be stepped of a node.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,7 +30,7 @@ pub struct Running {
 
 pub struct Node {
     pub id: u64,
-    pub log: Arc<MemoryLog>,
+    pub log: Arc<DiskLog>,
     pub data: Arc<MemoryData>,
     snapshots: MemorySnapshots,
     pub running: Option<Running>,
@@ -50,10 +51,10 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn new(id: u64, flaw: Flaw) -> Node {
+    pub fn new(id: u64, flaw: Flaw, log: LogKind) -> Node {
         Node {
             id,
-            log: Arc::default(),
+            log: Arc::new(DiskLog::new(log)),
             data: Arc::default(),
             snapshots: MemorySnapshots::new(),
             running: None,

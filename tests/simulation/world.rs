@@ -11,6 +11,7 @@ use crate::broken::Flaw;
 use crate::checks::{Checks, apply_state, regions_of, show_message, show_region};
 use crate::clients::{CLIENTS, Client};
 use crate::dice::Dice;
+use crate::disk_log::LogKind;
 use crate::history::{History, Value};
 use crate::node::{Node, Part};
 use crate::operator::Asked;
@@ -46,7 +47,7 @@ pub struct World {
 pub type Checked = Result<(), String>;
 
 impl World {
-    pub fn new(seed: u64, flaw: Flaw, trace: Arc<Mutex<Trace>>) -> World {
+    pub fn new(seed: u64, flaw: Flaw, log: LogKind, trace: Arc<Mutex<Trace>>) -> World {
         let mut dice = Dice::new(seed);
         let calm = NetworkOptions {
             delay_ticks: 0..=dice.between(0, 2),
@@ -73,7 +74,7 @@ impl World {
             network,
             calm,
             placement,
-            nodes: (1..=stores).map(|id| Node::new(id, flaw)).collect(),
+            nodes: (1..=stores).map(|id| Node::new(id, flaw, log)).collect(),
             clients: (0..CLIENTS).map(|_| Client::default()).collect(),
             history: History::default(),
             seen: BTreeMap::new(),

@@ -3,6 +3,7 @@
 mod basic;
 mod cluster;
 mod contain;
+mod flushing;
 mod forged;
 mod hostile;
 mod stepped;

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use peerstore::segment_log::{SegmentLog, SegmentLogOptions};
 use peerstore::{DiskFs, Durability, RaftLocalState, RaftLogStorage, RegionId};
@@ -24,6 +25,16 @@ pub trait Engine: Send + Sync {
 
     /// The bytes of the entries.
     fn read(&self, region: u64, range: Range<u64>) -> Outcome<u64>;
+
+    /// Lets go of the entries of each region before its index, without a sync.
+    fn compact(&self, _: &[(u64, u64)]) -> Outcome {
+        Err("this engine is not soaked".into())
+    }
+
+    /// Frees space, where the engine does not do it by itself.
+    fn purge(&self) -> Outcome {
+        Ok(())
+    }
 
     /// Hands the batches in from one thread, then waits for all of them.
     fn write_together(&self, _: &[Vec<Write>]) -> Outcome {
@@ -55,12 +66,24 @@ pub fn open(name: &str, dir: &Path) -> Outcome<Box<dyn Engine>> {
         "raft-engine" => Box::new(RaftEngine(raft_engine::Engine::open(
             raft_engine::Config {
                 dir: dir.to_string_lossy().into(),
-                ..Default::default()
+                ..limits()
             },
         )?)),
         "raw" => Box::new(Raw::open(dir)?),
         other => return Err(format!("no engine {other}").into()),
     })
+}
+
+/// With `COMPARE_PURGE_MIB` files as large as ours, and so much of the log before it is purged: its own
+/// ten gigabytes would not be reached in a minute.
+fn limits() -> raft_engine::Config {
+    let mut config = raft_engine::Config::default();
+    let purge = std::env::var("COMPARE_PURGE_MIB").ok();
+    if let Some(mib) = purge.and_then(|mib| mib.parse().ok()) {
+        config.purge_threshold = raft_engine::ReadableSize::mb(mib);
+        config.target_file_size = raft_engine::ReadableSize::mb(32);
+    }
+    config
 }
 
 fn state(write: &Write) -> RaftLocalState {
@@ -97,7 +120,7 @@ impl Together for SegmentLog {
         let submit = |writes: &Vec<Write>| self.submit(&batch(writes), Durability::Synced);
         let tickets = groups.iter().map(submit).collect::<Result<Vec<_>, _>>()?;
         for ticket in tickets {
-            ticket.wait()?;
+            ticket.wait(Duration::MAX)?;
         }
         Ok(())
     }
@@ -126,6 +149,14 @@ impl<L: RaftLogStorage + Together> Engine for Peerstore<L> {
         }
         let entries = self.0.read_entries(RegionId(region), range, u64::MAX)?;
         Ok(entries.iter().map(|e| e.data.len() as u64).sum())
+    }
+
+    fn compact(&self, firsts: &[(u64, u64)]) -> Outcome {
+        let mut batch = peerstore::LogBatch::default();
+        for (region, first) in firsts {
+            batch.remove(RegionId(*region), 0..*first);
+        }
+        Ok(self.0.write(&batch, Durability::Buffered)?)
     }
 
     fn write_together(&self, groups: &[Vec<Write>]) -> Outcome {
@@ -165,6 +196,21 @@ impl Engine for RaftEngine {
             batch.put(write.region, b"s".to_vec(), state(write).encode_to_vec())?;
         }
         self.0.write(&mut batch, sync)?;
+        Ok(())
+    }
+
+    fn compact(&self, firsts: &[(u64, u64)]) -> Outcome {
+        let mut batch = raft_engine::LogBatch::default();
+        for (region, first) in firsts {
+            batch.add_command(*region, raft_engine::Command::Compact { index: *first });
+        }
+        self.0.write(&mut batch, false)?;
+        Ok(())
+    }
+
+    fn purge(&self) -> Outcome {
+        // The regions that it names are those that are soaked for being slow: they stay as they are.
+        self.0.purge_expired_files()?;
         Ok(())
     }
 

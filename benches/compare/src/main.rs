@@ -2,17 +2,21 @@
 //! process, in turns, as medians with their spread.
 //!
 //! ```text
-//! cargo run --release --manifest-path benches/compare/Cargo.toml [-- [--runs N] [--dir DIR] [PART ..]]
+//! cargo run --release --manifest-path benches/compare/Cargo.toml -- \
+//!     [--runs N] [--dir DIR] [--plot FILE.svg] [PART ..]
 //! ```
 
 mod engines;
 mod parts;
+mod plot;
+mod table;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use engines::Outcome;
 use parts::{PARTS, Part};
+use table::Figures;
 
 /// Those that are compared; what a part cannot be asked of is left out.
 const ENGINES: [&str; 4] = ["raft-engine", "rocksdb", "raw", "segment"];
@@ -36,28 +40,40 @@ fn main() -> Outcome {
 
 fn compare(words: &[String]) -> Outcome {
     let (mut runs, mut dir, mut only) = (3, std::env::temp_dir(), Vec::new());
+    let mut plot = None;
     let mut words = words.iter();
     while let Some(word) = words.next() {
         match word.as_str() {
             "--runs" => runs = words.next().ok_or("--runs needs a number")?.parse()?,
             "--dir" => dir = PathBuf::from(words.next().ok_or("--dir needs a directory")?),
+            "--plot" => plot = Some(words.next().ok_or("--plot needs a file")?),
             part => only.push(part.to_string()),
         }
     }
-    println!("| part | engine | median | lowest to highest | segment is |");
-    println!("|---|---|---|---|---|");
+    println!("{}", table::head());
+    let mut measured = Vec::new();
     for (at, part) in PARTS.iter().enumerate() {
         if only.is_empty() || only.iter().any(|name| name == part.name) {
-            take_turns(at, part, runs, &dir)?;
+            let figures = take_turns(at, part, runs, &dir)?;
+            println!("{}", table::rows(part, &figures));
+            measured.push((part, figures));
         }
+    }
+    if let Some(plot) = plot {
+        std::fs::write(plot, plot::svg(&measured))?;
+        println!("\nThe same as a picture: {plot}");
     }
     Ok(())
 }
 
-fn take_turns(at: usize, part: &Part, runs: usize, dir: &Path) -> Outcome {
-    let mut figures: Vec<(&str, Vec<f64>)> = ENGINES.map(|engine| (engine, Vec::new())).to_vec();
+fn take_turns(at: usize, part: &Part, runs: usize, dir: &Path) -> Outcome<Vec<Figures>> {
+    let figures = |engine| Figures {
+        engine,
+        runs: Vec::new(),
+    };
+    let mut of_engines = ENGINES.map(figures);
     for _ in 0..runs {
-        for (engine, of_engine) in &mut figures {
+        for of_engine in &mut of_engines {
             // What costs no fsync is measured in memory, so that the disk is not measured with it.
             let home = match part.name {
                 "cpu" => tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir_in(dir))?,
@@ -65,29 +81,12 @@ fn take_turns(at: usize, part: &Part, runs: usize, dir: &Path) -> Outcome {
             };
             let log = home.path().join("log");
             let output = Command::new(std::env::current_exe()?)
-                .args(["part", &at.to_string(), engine, &log.to_string_lossy()])
+                .args(["part", &at.to_string(), of_engine.engine])
+                .arg(&log)
                 .output()?;
             let text = String::from_utf8_lossy(&output.stdout);
-            of_engine.extend(text.trim().parse::<f64>());
+            of_engine.runs.extend(text.trim().parse::<f64>());
         }
     }
-    let medians: Vec<Option<f64>> = figures.iter_mut().map(|(_, f)| median(f)).collect();
-    let own = medians.last().copied().flatten();
-    for ((engine, of_engine), median) in figures.iter().zip(&medians) {
-        let (Some(median), Some((low, high))) = (median, of_engine.first().zip(of_engine.last()))
-        else {
-            continue;
-        };
-        let ratio = own.map_or(0.0, |own| own / median);
-        println!(
-            "| {} {} x {} B | {engine} | {median:.2} {} | {low:.2} to {high:.2} | {ratio:.2} x |",
-            part.name, part.threads, part.bytes, part.unit
-        );
-    }
-    Ok(())
-}
-
-fn median(figures: &mut [f64]) -> Option<f64> {
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied()
+    Ok(of_engines.into())
 }

@@ -3,7 +3,8 @@
 use super::{DataHarness, keys, put_all, write};
 use crate::Keyspace::{ApplyState, Data, Index, Ttl};
 use crate::{
-    AppBatch, ApplicationDataStorage, DataRead, Error, KeyRange, export_data, import_data,
+    AppBatch, ApplicationDataStorage, DataRead, Error, KeyRange, check_export, export_data,
+    import_data,
 };
 
 fn export(data: &dyn DataRead, range: &KeyRange) -> Vec<u8> {
@@ -14,6 +15,10 @@ fn export(data: &dyn DataRead, range: &KeyRange) -> Vec<u8> {
 
 fn import(data: &dyn ApplicationDataStorage, mut bytes: &[u8]) -> crate::Result<u64> {
     import_data(data, &KeyRange::all(), &mut bytes)
+}
+
+fn check(mut bytes: &[u8]) -> crate::Result<u64> {
+    check_export(&KeyRange::all(), &mut bytes)
 }
 
 pub(super) fn an_export_comes_back_whole(h: &mut DataHarness) {
@@ -29,6 +34,7 @@ pub(super) fn an_export_comes_back_whole(h: &mut DataHarness) {
         batch.put(Data, "x", "gone after the import");
         batch.delete(Ttl, "b");
     });
+    assert_eq!(check(&bytes).expect("whole"), 5);
     let count = import(h.store(), &bytes).expect("import");
     assert_eq!(count, 5);
     assert_eq!(keys(h.store(), Data), "a b c");
@@ -46,6 +52,8 @@ pub(super) fn an_export_is_of_its_range(h: &mut DataHarness) {
     });
     let (all, mut rest) = (KeyRange::new("c", "d"), bytes.as_slice());
     let got = import_data(h.store(), &all, &mut rest);
+    assert!(matches!(got, Err(Error::InvalidArgument { .. })), "{got:?}");
+    let got = check_export(&all, &mut bytes.as_slice());
     assert!(matches!(got, Err(Error::InvalidArgument { .. })), "{got:?}");
     assert_eq!(keys(h.store(), Data), "", "nothing of it");
     import(h.store(), &bytes).expect("import");
@@ -66,6 +74,7 @@ pub(super) fn a_damaged_export_changes_nothing(h: &mut DataHarness) {
                 | Error::InvalidArgument { .. })
         );
         assert!(typed, "{bytes:02x?}: {got:?}");
+        assert!(check(bytes).is_err(), "{bytes:02x?}");
         assert_eq!(keys(h.store(), Data), "a b c");
     };
     for length in 0..bytes.len() {

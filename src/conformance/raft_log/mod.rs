@@ -129,7 +129,7 @@ fn expect_log(log: &dyn RaftLogStorage, region: RegionId, want: &[Entry]) {
 
 fn an_empty_store_has_nothing(h: &mut LogHarness) {
     let log = h.store();
-    assert_eq!(regions(log), []);
+    assert!(regions(log).is_empty());
     assert_eq!(state_of(log, R), None);
     assert_eq!(one(log, R, 1), None);
     log.sync().expect("sync");
@@ -217,7 +217,7 @@ fn remove_of_everything_keeps_the_state(h: &mut LogHarness) {
 fn remove_of_what_is_not_there_is_nothing(h: &mut LogHarness) {
     let log = h.store();
     write(log, |batch| batch.remove(R, 0..100));
-    assert_eq!(regions(log), []);
+    assert!(regions(log).is_empty());
     append(log, R, entries(5..8, 1));
     write(log, |batch| batch.remove(R, 0..5));
     write(log, |batch| batch.remove(R, 8..100));

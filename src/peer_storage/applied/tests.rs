@@ -1,6 +1,5 @@
 //! Rules 15 to 18 for a region whose entries another thread applies.
 
-use prost::Message as _;
 use raft::{GetEntriesContext, Storage as _};
 
 use super::{AppliedStates, next_apply_state};

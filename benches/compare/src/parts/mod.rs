@@ -3,6 +3,7 @@
 mod memory;
 mod reads;
 mod recovery;
+mod soak;
 mod writes;
 
 use std::path::Path;
@@ -15,13 +16,27 @@ pub use recovery::fill_and_die;
 
 const REGIONS: u64 = 64;
 
-/// A part: its name, its unit and its two numbers.
+/// A part: its name, its unit and its two numbers, and what it is to come to.
 pub struct Part {
     pub name: &'static str,
     pub unit: &'static str,
     pub threads: usize,
     pub bytes: usize,
+    pub aims: &'static [Aim],
 }
+
+/// What the figure of the append-only log is to be.
+#[derive(Clone, Copy)]
+pub enum Aim {
+    /// So many times what another has.
+    AtLeast(f64, &'static str),
+    AtMost(f64, &'static str),
+    /// In the part's own unit.
+    Above(f64),
+    Below(f64),
+}
+
+use Aim::{Above, AtLeast, AtMost, Below};
 
 const fn part(name: &'static str, unit: &'static str, threads: usize, bytes: usize) -> Part {
     Part {
@@ -29,31 +44,54 @@ const fn part(name: &'static str, unit: &'static str, threads: usize, bytes: usi
         unit,
         threads,
         bytes,
+        aims: &[],
     }
 }
 
-pub const PARTS: [Part; 21] = [
-    part("sync", "writes/s", 1, 256),
-    part("sync", "writes/s", 1, 1024),
+impl Part {
+    const fn aims(mut self, aims: &'static [Aim]) -> Part {
+        self.aims = aims;
+        self
+    }
+}
+
+const RAFT: &str = "raft-engine";
+const ROCKS: &str = "rocksdb";
+const RAW: &str = "raw";
+const AS_FAST: &[Aim] = &[AtLeast(1.0, RAFT)];
+const SHARED: &[Aim] = &[AtLeast(1.5, RAFT), AtLeast(3.0, ROCKS)];
+const TOGETHER: &[Aim] = &[AtLeast(3.0, RAFT), AtLeast(0.8, RAW)];
+const HALF: &[Aim] = &[AtMost(0.5, RAFT)];
+const CHEAP: &[Aim] = &[AtMost(0.7, RAFT)];
+
+pub const PARTS: &[Part] = &[
+    part("sync", "writes/s", 1, 256).aims(AS_FAST),
+    part("sync", "writes/s", 1, 1024).aims(AS_FAST),
     part("sync", "writes/s", 1, 16384),
-    part("sync", "writes/s", 8, 256),
-    part("sync", "writes/s", 32, 256),
-    part("sync", "writes/s", 128, 256),
+    part("sync", "writes/s", 8, 256).aims(SHARED),
+    part("sync", "writes/s", 32, 256).aims(SHARED),
+    part("sync", "writes/s", 128, 256).aims(SHARED),
     part("sync", "writes/s", 8, 1024),
-    part("stall", "ms", 1, 16384),
-    part("tickets", "writes/s", 32, 256),
-    part("tickets", "writes/s", 128, 256),
-    part("log-bytes", "bytes per payload byte", 1, 256),
-    part("log-bytes", "bytes per payload byte", 64, 256),
-    part("cpu", "ns per entry", 1, 256),
-    part("cpu", "ns per entry", 64, 256),
-    part("warm-one", "us", 64, 256),
-    part("ring-one", "us", 64, 256),
-    part("warm-chunk", "MiB/s", 64, 1024),
-    part("read-amp", "bytes per payload byte", 64, 256),
-    part("open", "ms", 4, 256),
-    part("open-bytes", "percent read", 4, 256),
-    part("memory", "bytes of RSS per entry", 10, 8),
+    part("tickets", "writes/s", 32, 256).aims(TOGETHER),
+    part("tickets", "writes/s", 128, 256).aims(TOGETHER),
+    part("rotation", "writes/s", 1, 65536).aims(&[AtLeast(1.2, RAFT)]),
+    part("rotation-p999", "ms", 1, 65536).aims(HALF),
+    part("rotation-longest", "ms", 1, 65536).aims(HALF),
+    part("log-bytes", "bytes per payload byte", 1, 256).aims(&[Below(1.10)]),
+    part("log-bytes", "bytes per payload byte", 64, 256).aims(&[Below(1.06)]),
+    part("cpu", "ns per entry", 1, 256).aims(CHEAP),
+    part("cpu", "ns per entry", 64, 256).aims(CHEAP),
+    part("warm-one", "us", 64, 256).aims(&[Below(5.0)]),
+    part("ring-one", "us", 64, 256).aims(&[Below(1.0)]),
+    part("warm-chunk", "MiB/s", 64, 1024).aims(&[Above(1024.0)]),
+    part("cold-chunk", "MiB/s", 64, 1024).aims(&[AtLeast(5.0, RAFT)]),
+    part("cold-bytes", "bytes per payload byte", 64, 256).aims(&[Below(1.3)]),
+    part("open", "ms", 4, 256).aims(&[AtMost(0.1, RAFT)]),
+    part("open-bytes", "percent read", 4, 256).aims(&[Below(5.0)]),
+    part("memory", "bytes of RSS per entry", 10, 8).aims(&[Below(16.0)]),
+    part("idle", "bytes of RSS per region", 100_000, 8).aims(&[Below(300.0)]),
+    part("soak-bytes", "device bytes per payload byte", 10_000, 512).aims(CHEAP),
+    part("soak-space", "of 2 x live + 128 MiB", 10_000, 512).aims(&[Below(1.0)]),
 ];
 
 /// Bytes that do not compress.
@@ -106,9 +144,15 @@ pub fn run(part: &Part, engine: &str, dir: &Path) -> Outcome<f64> {
     let source = Source::new(part.bytes);
     let opened = || open(engine, dir);
     match part.name {
-        "sync" => writes::sync(&*opened()?, &source, part.threads).map(|figures| figures.0),
-        "stall" => writes::sync(&*opened()?, &source, part.threads).map(|figures| figures.1),
-        "tickets" => writes::tickets(&*opened()?, &source, part.threads as u64),
+        "sync" => writes::sync(&*opened()?, &source, part.threads),
+        // What has no tickets is given as many threads.
+        "tickets" if ["segment", RAW].contains(&engine) => {
+            writes::tickets(&*opened()?, &source, part.threads as u64)
+        }
+        "tickets" => writes::sync(&*opened()?, &source, part.threads),
+        "rotation" => writes::rotation(&*opened()?, &source).map(|waits| waits.per_second()),
+        "rotation-p999" => writes::rotation(&*opened()?, &source).map(|waits| waits.p999_ms()),
+        "rotation-longest" => writes::rotation(&*opened()?, &source).map(|w| w.longest_ms()),
         "log-bytes" => writes::log_bytes(&*opened()?, &source, part.threads as u64),
         "cpu" => writes::cpu(&*opened()?, &source, part.threads as u64),
         "warm-one" | "ring-one" => {
@@ -116,10 +160,14 @@ pub fn run(part: &Part, engine: &str, dir: &Path) -> Outcome<f64> {
             let count = fill(&*engine, &source, 1_000)?;
             reads::one(&*engine, count, part.name == "ring-one")
         }
-        "warm-chunk" => reads::chunks(&*opened()?, &source, dir, false),
-        "read-amp" => reads::chunks(&*opened()?, &source, dir, true),
+        "warm-chunk" => reads::chunks(&*opened()?, &source, None).map(|read| read.speed),
+        "cold-chunk" => reads::chunks(&*opened()?, &source, Some(dir)).map(|read| read.speed),
+        "cold-bytes" => reads::chunks(&*opened()?, &source, Some(dir)).map(|read| read.amplified),
         "open" | "open-bytes" => recovery::reopen(engine, &source, dir, part.name == "open"),
         "memory" => memory::memory(&*opened()?, &source, part.threads as u64),
+        "idle" => memory::idle(&*opened()?, &source, part.threads as u64),
+        "soak-bytes" => soak::soak(&*opened()?, &source, dir, part).map(|soaked| soaked.0),
+        "soak-space" => soak::soak(&*opened()?, &source, dir, part).map(|soaked| soaked.1),
         other => Err(format!("no part {other}").into()),
     }
 }

@@ -25,14 +25,23 @@ pub fn one(engine: &dyn Engine, count: u64, newest: bool) -> Outcome<f64> {
     Ok(start.elapsed().as_secs_f64() * 1e6 / READS as f64)
 }
 
-pub fn chunks(engine: &dyn Engine, source: &Source, dir: &Path, cold: bool) -> Outcome<f64> {
-    // In chunks of 64 entries a batch, for as many regions.
+/// What reading in chunks came to.
+pub struct Chunks {
+    /// In MiB a second.
+    pub speed: f64,
+    /// Bytes read for each byte of payload.
+    pub amplified: f64,
+}
+
+/// Reads in chunks of 64 entries what was written in such for all regions together; from the disk if
+/// there is a `cold` directory to forget.
+pub fn chunks(engine: &dyn Engine, source: &Source, cold: Option<&Path>) -> Outcome<Chunks> {
     let rounds = 40;
     for round in 0..rounds {
         let writes = (1..=REGIONS).map(|region| source.write(region, 1 + round * 64, 64));
         engine.write(&writes.collect::<Vec<_>>(), false)?;
     }
-    if cold {
+    if let Some(dir) = cold {
         forget(dir)?;
     }
     let (before, mut bytes) = (io("rchar")?, 0);
@@ -44,8 +53,8 @@ pub fn chunks(engine: &dyn Engine, source: &Source, dir: &Path, cold: bool) -> O
         }
     }
     let took = start.elapsed().as_secs_f64();
-    Ok(match cold {
-        true => (io("rchar")? - before) / bytes as f64,
-        false => bytes as f64 / took / f64::from(1 << 20),
+    Ok(Chunks {
+        speed: bytes as f64 / took / f64::from(1 << 20),
+        amplified: (io("rchar")? - before) / bytes as f64,
     })
 }

@@ -7,39 +7,65 @@ use crate::engines::{Engine, Outcome};
 
 /// How long a part writes.
 const WRITE_FOR: Duration = Duration::from_millis(1_500);
+const ROTATE_BYTES: u64 = 288 << 20;
+/// Batches between two looks at the clock, which is a call of the kernel too.
+const AT_A_TIME: u64 = 50;
 
-/// Writes a second, and the longest wait in milliseconds.
-pub fn sync(engine: &dyn Engine, source: &Source, threads: usize) -> Outcome<(f64, f64)> {
+/// What `threads` write a second, each waiting for its own.
+pub fn sync(engine: &dyn Engine, source: &Source, threads: usize) -> Outcome<f64> {
     let begin = Instant::now();
     let counts = std::thread::scope(|scope| {
         let write = |region: u64| {
-            scope.spawn(move || -> Outcome<(u64, Duration)> {
-                let (mut index, mut longest) = (1, Duration::ZERO);
+            scope.spawn(move || -> Outcome<u64> {
+                let mut index = 1;
                 while begin.elapsed() < WRITE_FOR {
-                    let start = Instant::now();
                     engine.write(&[source.write(region, index, 1)], true)?;
-                    longest = longest.max(start.elapsed());
                     index += 1;
                 }
-                Ok((index - 1, longest))
+                Ok(index - 1)
             })
         };
         let running: Vec<_> = (1..=threads as u64).map(write).collect();
         let join = |thread: std::thread::ScopedJoinHandle<'_, _>| thread.join().expect("no panic");
-        running.into_iter().map(join).collect::<Outcome<Vec<_>>>()
+        running.into_iter().map(join).collect::<Outcome<Vec<u64>>>()
     })?;
     let took = begin.elapsed().as_secs_f64();
     let (writes, syncs) = engine.counts();
     if syncs > 0 {
-        eprintln!(
-            "{threads} threads: {:.1} writes per fsync",
-            writes as f64 / syncs as f64
-        );
+        let together = writes as f64 / syncs as f64;
+        eprintln!("{threads} threads: {together:.1} writes per fsync");
     }
-    let written: u64 = counts.iter().map(|(count, _)| count).sum();
-    let longest = counts.iter().map(|(_, longest)| *longest).max();
-    let longest = longest.unwrap_or_default().as_secs_f64() * 1e3;
-    Ok((written as f64 / took, longest))
+    Ok(counts.iter().sum::<u64>() as f64 / took)
+}
+
+/// How long each write took, in seconds, ascending.
+pub struct Waits(Vec<f64>);
+
+impl Waits {
+    pub fn per_second(&self) -> f64 {
+        self.0.len() as f64 / self.0.iter().sum::<f64>()
+    }
+
+    pub fn p999_ms(&self) -> f64 {
+        self.0[self.0.len() * 999 / 1000] * 1e3
+    }
+
+    pub fn longest_ms(&self) -> f64 {
+        self.0.last().map_or(0.0, |longest| longest * 1e3)
+    }
+}
+
+/// Writes more than two of the largest segment files that the engines have.
+pub fn rotation(engine: &dyn Engine, source: &Source) -> Outcome<Waits> {
+    let mut waits = Vec::new();
+    for index in 1..=(ROTATE_BYTES / source.bytes as u64) {
+        let writes = [source.write(1, index, 1)];
+        let start = Instant::now();
+        engine.write(&writes, true)?;
+        waits.push(start.elapsed().as_secs_f64());
+    }
+    waits.sort_by(f64::total_cmp);
+    Ok(Waits(waits))
 }
 
 pub fn tickets(engine: &dyn Engine, source: &Source, together: u64) -> Outcome<f64> {
@@ -81,13 +107,18 @@ fn cpu_time() -> f64 {
 }
 
 pub fn cpu(engine: &dyn Engine, source: &Source, regions: u64) -> Outcome<f64> {
-    let rounds = 100_000 / regions;
+    let rounds = 100_000 / regions / AT_A_TIME;
     let mut spent = 0.0;
-    for index in 1..=rounds {
-        let writes: Vec<_> = (1..=regions).map(|r| source.write(r, index, 1)).collect();
+    for round in 0..rounds {
+        let indexes = 1 + round * AT_A_TIME..1 + (round + 1) * AT_A_TIME;
+        let batch =
+            |index| -> Vec<_> { (1..=regions).map(|r| source.write(r, index, 1)).collect() };
+        let batches: Vec<_> = indexes.map(batch).collect();
         let start = cpu_time();
-        engine.write(&writes, false)?;
+        for writes in &batches {
+            engine.write(writes, false)?;
+        }
         spent += cpu_time() - start;
     }
-    Ok(spent * 1e9 / (rounds * regions) as f64)
+    Ok(spent * 1e9 / (rounds * AT_A_TIME * regions) as f64)
 }
