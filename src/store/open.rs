@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Store, StoreOptions};
+use super::{ExpiryOptions, Store, StoreOptions};
 use crate::composite::CompositeStorage;
 use crate::config::{Config, TransportConfig};
 use crate::error::Result;
@@ -43,6 +43,50 @@ impl Store {
         M: Fn(&Region) -> Box<dyn StateMachine> + Send + Sync + 'static,
     {
         let node = CompositeStorage::open(dir, config.clone())?;
+        Store::open_node(node, config, machines, None)
+    }
+
+    /// The same over a node that is open already, with the extractors of its indexes, and with what
+    /// proposes that expired values go.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::time::Duration;
+    /// use peerstore::{
+    ///     CompositeStorage, Config, ExpiryOptions, IndexQuery, KvCommand, KvStateMachine, Region,
+    ///     StateMachine, Store,
+    /// };
+    ///
+    /// let dir = tempfile::tempdir()?;
+    /// let config = Config::from_yaml_str("store_id: 1\nstore:\n  tick_ms: 20")?;
+    /// let by_value = Arc::new(|_key: &[u8], value: &[u8]| vec![value.to_vec()]);
+    /// let builder = CompositeStorage::builder().config(config.clone()).dir(dir.path());
+    /// let node = builder.extractor("value", by_value).open()?;
+    /// let machine = |_: &Region| -> Box<dyn StateMachine> { Box::new(KvStateMachine) };
+    /// let store = Store::open_node(node, &config, machine, Some(ExpiryOptions::default()))?;
+    /// store.create_region(&Region::single(1, 1))?;
+    /// store.wait_for_leader(1, Duration::from_secs(30))?;
+    /// let create = KvCommand::CreateIndex { name: "value".into() };
+    /// for command in [create, KvCommand::put("sky", "blue")] {
+    ///     store.propose(1, command.encode()).wait(Duration::from_secs(30))?;
+    /// }
+    /// let reader = store.read(1).wait(Duration::from_secs(30))?;
+    /// let found = reader.query_index("value", &IndexQuery::exact("blue"))?;
+    /// assert_eq!(found.keys().collect::<Vec<_>>(), [b"sky"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Store::start`]; `Io` if it cannot listen, `Config` if the certificates cannot be used.
+    pub fn open_node<M>(
+        node: CompositeStorage,
+        config: &Config,
+        machines: M,
+        expiry: Option<ExpiryOptions>,
+    ) -> Result<Store>
+    where
+        M: Fn(&Region) -> Box<dyn StateMachine> + Send + Sync + 'static,
+    {
         let addresses = config.transport.stores.clone();
         let own = node.store_id().max(1);
         let placement = Arc::new(StaticPlacement::open(
@@ -59,6 +103,7 @@ impl Store {
         };
         let options = StoreOptions {
             placement: Some(placement),
+            expiry,
             ..StoreOptions::of(config)
         };
         Store::start(node, machines, transport, options)
