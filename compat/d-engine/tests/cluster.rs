@@ -17,7 +17,7 @@ use support::{Home, Stores};
 const SNAPSHOT_ENTRIES: u64 = 60;
 /// and calls the snapshot by an index that is so much earlier than what it has.
 const RETAINED_ENTRIES: u64 = 15;
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(300);
 
 /// A node of the cluster and what it stores.
 struct Node {
