@@ -1,6 +1,6 @@
 //! What a node's own work leaves in the metrics, one recorder for each test.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,9 @@ fn node(fs: &MemFs) -> Result<(CompositeStorage, PrometheusHandle)> {
     let handle = recorder.handle();
     let config = Config {
         store_id: 9,
-        ..Config::from_yaml_str("{log: append_log}")?
+        ..Config::from_yaml_str(
+            "{log: append_log, append_log: {segment_bytes: 64KiB, spare_segments: 0}}",
+        )?
     };
     // Handles belong to the recorder that is there when the node is opened.
     let node = metrics::with_local_recorder(&recorder, || {
@@ -193,10 +195,28 @@ fn what_fails_counts_once(
     };
     drop(node.snapshots().create(meta.clone())?);
     assert_eq!((of(count, "build"), of(failures, "build")), (1.0, 0.0));
+    // At its beginning, in a write, in the commit.
+    let mut writers = [(); 2].map(|()| node.snapshots().create(meta.clone()));
     fs.set_space(0);
-    let failed = node.snapshots().create(meta);
-    assert!(failed.is_err());
+    assert!(node.snapshots().create(meta.clone()).is_err());
     assert_eq!((of(count, "build"), of(failures, "build")), (1.0, 1.0));
+    let [in_write, in_commit] = writers
+        .each_mut()
+        .map(|w| w.as_mut().map_err(|e| e.to_string()));
+    in_write
+        .expect("there was space")
+        .write_all(&[7; 3 << 20])
+        .unwrap_err();
+    in_commit
+        .expect("there was space")
+        .write_all(b"a little")
+        .unwrap();
+    assert_eq!(of(failures, "build"), 2.0);
+    let [in_write, in_commit] = writers;
+    in_write?.commit().unwrap_err();
+    assert_eq!(of(failures, "build"), 2.0, "it has failed before");
+    in_commit?.commit().unwrap_err();
+    assert_eq!((of(count, "build"), of(failures, "build")), (1.0, 3.0));
     let mut broken = node.snapshots().open(&info.key)?;
     let files = fs.history().into_iter().map(|(_, path)| path);
     let file = files
