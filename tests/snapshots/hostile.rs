@@ -86,6 +86,47 @@ fn a_decompression_bomb_is_refused_and_nothing_has_changed() -> Result<()> {
 }
 
 #[test]
+fn bytes_between_the_last_block_and_the_footer_are_refused() -> Result<()> {
+    let content = b"content".to_vec();
+    let digest = *blake3::hash(&content).as_bytes();
+    let mut file = forge(0, 64, content.len() as u32, &content, digest);
+    let footer = file.len() - 68;
+    file.splice(footer..footer, [0; 3]);
+    let fs = MemFs::new();
+    let refused = receive(&open_dir(&fs, Compression::Lz4)?, &file);
+    let Err(Error::Corruption { detail, .. }) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(detail.contains("the last block ends"), "{detail}");
+    assert!(names(&fs)?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_footer_with_another_number_of_blocks_is_refused() -> Result<()> {
+    let content = b"content".to_vec();
+    let digest = *blake3::hash(&content).as_bytes();
+    for count in [0u64, 2, u64::MAX] {
+        let mut file = forge(0, 64, content.len() as u32, &content, digest);
+        let footer = file.len() - 68;
+        file[footer + 16..footer + 24].copy_from_slice(&count.to_le_bytes());
+        let crc = crc32c::crc32c(&[&file[21..29], &file[footer..footer + 56]].concat());
+        file[footer + 56..footer + 60].copy_from_slice(&crc.to_le_bytes());
+        let fs = MemFs::new();
+        let refused = receive(&open_dir(&fs, Compression::Lz4)?, &file);
+        let Err(Error::Corruption { detail, .. }) = refused else {
+            panic!("{count}: {refused:?}");
+        };
+        assert!(
+            detail.contains("blocks for 7 bytes, expected 1"),
+            "{detail}"
+        );
+        assert!(names(&fs)?.is_empty());
+    }
+    Ok(())
+}
+
+#[test]
 fn a_digest_that_does_not_match_is_refused_received_and_reported_stored() -> Result<()> {
     let content = b"content".to_vec();
     let raw = content.len() as u32;

@@ -56,6 +56,22 @@ fn what_has_come_is_kept_up_to_the_last_whole_block() -> Result<()> {
 }
 
 #[test]
+fn a_transfer_that_is_ended_too_early_keeps_what_has_come() -> Result<()> {
+    let (info, bytes) = elsewhere(1, 10)?;
+    let transfer = SnapshotTransfer::of(&info);
+    let fs = MemFs::new();
+    let store = open_dir(&fs, Compression::Lz4)?;
+    let end = header_bytes(&bytes) + 3 * BLOCK;
+    let mut receiver = store.resume(&transfer)?;
+    receiver.write_all(&bytes[..end]).expect("memory");
+    let early = receiver.commit();
+    assert!(matches!(early, Err(Error::Corruption { .. })), "{early:?}");
+    assert_eq!(store.resume(&transfer)?.offset(), end as u64);
+    assert_eq!(send_rest(&store, &transfer, &bytes)?, info);
+    Ok(())
+}
+
+#[test]
 fn what_was_damaged_on_the_way_is_sent_again() -> Result<()> {
     let (info, bytes) = elsewhere(1, 10)?;
     let transfer = SnapshotTransfer::of(&info);
