@@ -1,8 +1,9 @@
 //! How much the log may take of the disk, and which segment is freed next. Never does I/O.
 //!
-//! The segments in use and two checkpoints may take twice what lives in them and two segments: the one that is written to
-//! and the one that copies go to. The reserve comes on top. Below that, what is nearly dead is copied
-//! because it is cheap; above it, whatever is less than three quarters alive, because it must be.
+//! The segments in use and two checkpoints may take twice what lives in them and a segment. The reserve
+//! comes on top, and one file that nobody needs for the moment: to remove it and to make it again would
+//! cost the writing of its zeroes. Below that, what is nearly dead is copied because it is cheap; above
+//! it, whatever is less than three quarters alive, because it must be.
 
 use super::core::{Core, Tables};
 use super::index::Live;
@@ -12,8 +13,10 @@ use super::upkeep::Upkeep;
 
 /// The segments in use may take this many times what lives in them,
 const TIMES_LIVE: u64 = 2;
-/// and so many segments.
-const SEGMENTS_FREE: u64 = 2;
+/// and so many segments: the one that is written to.
+const SEGMENTS_FREE: u64 = 1;
+/// With the reserve, and a file that is kept to be used again, so many more.
+const SEGMENTS_KEPT: u64 = 3;
 /// Beyond that a segment of which less than so many percent live is copied. With more there would be
 /// little to gain, and the copying might not end.
 const WORTH_COPYING_PERCENT: u64 = 75;
@@ -56,7 +59,7 @@ impl Tables {
     /// The bytes of files that nobody needs which may be kept, because writing into them again costs
     /// less than making new ones.
     pub fn spare_bytes(&self, options: &SegmentLogOptions) -> u64 {
-        let allowed = self.allowed_bytes(options) + SEGMENTS_FREE * options.segment_bytes;
+        let allowed = self.allowed_bytes(options) + SEGMENTS_KEPT * options.segment_bytes;
         allowed.saturating_sub(self.taken_bytes())
     }
 }
