@@ -55,14 +55,20 @@ impl Waits {
     }
 }
 
-/// Writes more than two of the largest segment files that the engines have.
-pub fn rotation(engine: &dyn Engine, source: &Source) -> Outcome<Waits> {
+/// Writes more than two of the largest segment files that the engines have: one write after the other,
+/// or each when its time has come. Then it waits from that time on, also for those before it.
+pub fn rotation(engine: &dyn Engine, source: &Source, pace: Option<Duration>) -> Outcome<Waits> {
     let mut waits = Vec::new();
+    let mut due = Instant::now();
     for index in 1..=(ROTATE_BYTES / source.bytes as u64) {
         let writes = [source.write(1, index, 1)];
-        let start = Instant::now();
+        due = match pace {
+            Some(pace) => due + pace,
+            None => Instant::now(),
+        };
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
         engine.write(&writes, true)?;
-        waits.push(start.elapsed().as_secs_f64());
+        waits.push(due.elapsed().as_secs_f64());
     }
     waits.sort_by(f64::total_cmp);
     Ok(Waits(waits))
