@@ -256,7 +256,8 @@ impl AsyncSnapshotReceiver {
     }
 }
 
-/// Gives the content of a snapshot, checked, as [`SnapshotReader`] does.
+/// Gives the content of a snapshot, checked, as [`SnapshotReader`] does. Dropped, it lets go of the snapshot
+/// on a blocking thread: until that is done, the snapshot is still in use and cannot be deleted.
 pub struct AsyncSnapshotReader {
     source: AsyncSource<Box<dyn SnapshotReader>>,
     info: SnapshotInfo,
