@@ -152,6 +152,25 @@ impl File for DiskFile {
         (self.file.write_all_at(data, offset)).map_err(|e| Error::io("write", &self.path, e))
     }
 
+    #[cfg(target_os = "linux")]
+    fn reserve(&self, bytes: u64) -> Result<bool> {
+        use std::os::fd::AsRawFd as _;
+        let failed = |e| Error::io("reserve", &self.path, e);
+        let length = i64::try_from(bytes).map_err(|_| failed(ErrorKind::FileTooLarge.into()))?;
+        loop {
+            // SAFETY: the descriptor is open as long as the file is, and no memory is handed over.
+            if unsafe { libc::fallocate(self.file.as_raw_fd(), 0, 0, length) } == 0 {
+                return Ok(true);
+            }
+            let error = std::io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::EINTR) => {}
+                Some(libc::EOPNOTSUPP | libc::ENOSYS) => return Ok(false),
+                _ => return Err(failed(error)),
+            }
+        }
+    }
+
     fn length(&self) -> Result<u64> {
         let metadata = self.file.metadata();
         Ok(metadata
@@ -203,6 +222,20 @@ mod tests {
         assert_eq!(&bytes, b"hello world");
         let past = file.read_exact_at(&mut bytes, 1);
         assert_eq!(kind_of(past), ErrorKind::UnexpectedEof);
+        Ok(())
+    }
+
+    #[test]
+    fn reserved_space_reads_as_zeroes_and_what_is_there_stays() -> Result<()> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = DiskFs.create(&dir.path().join("file"))?;
+        file.write_all_at(b"kept", 0)?;
+        if file.reserve(1 << 16)? {
+            assert_eq!(file.length()?, 1 << 16);
+            let mut bytes = [1; 8];
+            file.read_exact_at(&mut bytes, 0)?;
+            assert_eq!(&bytes, b"kept\0\0\0\0");
+        }
         Ok(())
     }
 

@@ -101,6 +101,17 @@ pub trait File: Send + Sync {
     /// `DiskFull` or `Io`; a part may have been written.
     fn write_all_at(&self, data: &[u8], offset: u64) -> Result<()>;
 
+    /// Makes the file `bytes` long, with space of its own on the disk for all of it, in much less time than
+    /// writing it takes. What was not written reads as zeroes. False, and nothing done, where the system has
+    /// no such call; write zeroes then.
+    ///
+    /// # Errors
+    /// `DiskFull` or `Io`.
+    fn reserve(&self, bytes: u64) -> Result<bool> {
+        let _ = bytes;
+        Ok(false)
+    }
+
     /// The length in bytes.
     ///
     /// # Errors

@@ -549,6 +549,14 @@ impl File for MemFile {
         lock(&self.disk).write(&self.path, self.inode, data, offset as usize)
     }
 
+    fn reserve(&self, bytes: u64) -> Result<bool> {
+        let mut disk = lock(&self.disk);
+        let length = disk.inodes[self.inode].data.len();
+        let missing = vec![0; (bytes as usize).saturating_sub(length)];
+        disk.write(&self.path, self.inode, &missing, length)?;
+        Ok(true)
+    }
+
     fn length(&self) -> Result<u64> {
         let mut disk = lock(&self.disk);
         disk.begin("measure", &self.path)?;

@@ -96,6 +96,10 @@ impl File for MeteredFile {
         self.inner.write_all_at(data, offset)
     }
 
+    fn reserve(&self, bytes: u64) -> Result<bool> {
+        self.inner.reserve(bytes)
+    }
+
     fn length(&self) -> Result<u64> {
         self.inner.length()
     }

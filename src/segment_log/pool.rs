@@ -15,22 +15,36 @@ const CHUNK_BYTES: u64 = 1 << 20;
 /// A file that one huge batch made larger than a segment, in percent, is not used again.
 const OVERSIZE_PERCENT: u64 = 125;
 
-/// The reserve.
+/// The reserve. No lock of it is held through I/O: a writer never waits until a spare is made.
 pub(super) struct Pool {
     fs: Arc<dyn FileSystem>,
     dir: PathBuf,
     segment_bytes: u64,
     store: u64,
-    /// Ready, ascending by number. Locked for a moment only.
-    spares: Mutex<VecDeque<Segment>>,
-    /// Locked while one is made, before `spares`.
-    making: Mutex<Making>,
+    spares: Mutex<Spares>,
+    idle: Mutex<Idle>,
 }
 
-struct Making {
+struct Spares {
+    /// Ascending by number.
+    ready: VecDeque<Segment>,
+    /// What was taken last. A spare of a lower number, made meanwhile, is not for frames any more.
+    taken: SegmentId,
+}
+
+struct Idle {
     next: SegmentId,
     /// Files that nothing needs any more, to be made segments again. Somebody may still be reading.
     unused: Vec<Arc<Segment>>,
+}
+
+/// How a new file gets its space.
+#[derive(Clone, Copy)]
+enum Space {
+    /// Written with zeroes: a frame in it costs one write to the disk, and no note about the file.
+    Written,
+    /// Set aside: at once, for who cannot wait.
+    Reserved,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -46,7 +60,11 @@ impl Pool {
         store: u64,
         next: SegmentId,
     ) -> Self {
-        let making = Making {
+        let spares = Spares {
+            ready: VecDeque::new(),
+            taken: SegmentId(0),
+        };
+        let idle = Idle {
             next,
             unused: Vec::new(),
         };
@@ -55,41 +73,42 @@ impl Pool {
             dir,
             segment_bytes,
             store,
-            spares: Mutex::default(),
-            making: Mutex::new(making),
+            spares: Mutex::new(spares),
+            idle: Mutex::new(idle),
         }
     }
 
     /// Adds a spare that was found at open; they come in ascending order.
     pub fn adopt(&self, mut segment: Segment) {
         self.measure(&mut segment);
-        lock(&self.spares).push_back(segment);
+        self.put(segment);
     }
 
     /// Hands over a file that nothing that is durable needs.
     pub fn recycle(&self, segment: Arc<Segment>) {
-        lock(&self.making).unused.push(segment);
+        lock(&self.idle).unused.push(segment);
     }
 
-    /// A segment to write to, of at least `bytes`. Their numbers ascend.
+    /// A segment to write to, of at least `bytes`. Their numbers ascend. Where none is ready, one is made
+    /// without waiting for zeroes to be written.
     ///
     /// # Errors
     /// `DiskFull` or `Io`; nothing of the log was touched then.
     pub fn take(&self, bytes: u64) -> Result<Segment> {
-        let ready = lock(&self.spares).pop_front();
-        let mut segment = match ready {
-            Some(segment) => segment,
-            None => {
-                let mut making = lock(&self.making);
-                // The background may have just finished one.
-                let ready = lock(&self.spares).pop_front();
-                ready.map_or_else(|| self.make(&mut making), Ok)?
-            }
-        };
+        let ready = lock(&self.spares).ready.pop_front();
+        let mut segment = ready.map_or_else(|| self.make(Space::Reserved), Ok)?;
         if let Err(error) = self.grow(&mut segment, bytes) {
-            lock(&self.spares).push_front(segment);
+            self.put(segment);
             return Err(error);
         }
+        let late: Vec<Segment> = {
+            let mut spares = lock(&self.spares);
+            spares.taken = segment.id;
+            let late = spares.ready.partition_point(|spare| spare.id < segment.id);
+            spares.ready.drain(..late).collect()
+        };
+        late.into_iter()
+            .for_each(|spare| self.recycle(Arc::new(spare)));
         Ok(segment)
     }
 
@@ -99,11 +118,19 @@ impl Pool {
     /// `DiskFull` or `Io`.
     pub fn fill(&self, count: usize) -> Result<()> {
         while self.ready() < count {
-            let mut making = lock(&self.making);
-            let segment = self.make(&mut making)?;
-            lock(&self.spares).push_back(segment);
+            self.put(self.make(Space::Written)?);
         }
         Ok(())
+    }
+
+    fn put(&self, segment: Segment) {
+        let mut spares = lock(&self.spares);
+        if segment.id < spares.taken {
+            drop(spares);
+            return self.recycle(Arc::new(segment));
+        }
+        let at = spares.ready.partition_point(|spare| spare.id < segment.id);
+        spares.ready.insert(at, segment);
     }
 
     /// Removes unused files until those that are left and the reserve take no more than `bytes_max`.
@@ -111,15 +138,14 @@ impl Pool {
     /// # Errors
     /// `Io`.
     pub fn drain(&self, bytes_max: u64) -> Result<()> {
-        let mut taken: u64 = lock(&self.spares).iter().map(|spare| spare.length).sum();
-        let mut making = lock(&self.making);
-        for unused in &making.unused {
+        let spares: u64 = (lock(&self.spares).ready.iter()).map(|s| s.length).sum();
+        let mut taken = spares;
+        for unused in &lock(&self.idle).unused {
             taken += unused.file.length()?;
         }
-        while taken > bytes_max {
-            let Some(segment) = pop_idle(&mut making.unused) else {
-                break;
-            };
+        while taken > bytes_max
+            && let Some(segment) = self.pop_idle()
+        {
             taken -= segment.file.length()?;
             self.fs.remove(&segment.path)?;
         }
@@ -128,11 +154,8 @@ impl Pool {
 
     /// Gives the space of one spare back to the file system. Says whether there was one.
     pub fn shed(&self) -> Result<bool> {
-        let idle = pop_idle(&mut lock(&self.making).unused);
-        let spare = match idle {
-            Some(segment) => Some(segment),
-            None => lock(&self.spares).pop_back(),
-        };
+        let idle = self.pop_idle();
+        let spare = idle.or_else(|| lock(&self.spares).ready.pop_back());
         let Some(segment) = spare else {
             return Ok(false);
         };
@@ -142,19 +165,23 @@ impl Pool {
 
     /// How many are ready.
     pub fn ready(&self) -> usize {
-        lock(&self.spares).len()
+        lock(&self.spares).ready.len()
     }
 
     /// A number above every one that was given.
     pub fn next(&self) -> SegmentId {
-        lock(&self.making).next
+        lock(&self.idle).next
     }
 
-    fn make(&self, making: &mut Making) -> Result<Segment> {
-        let id = making.next;
+    fn make(&self, space: Space) -> Result<Segment> {
+        let id = {
+            let mut idle = lock(&self.idle);
+            let id = idle.next;
+            idle.next = SegmentId(id.0 + 1);
+            id
+        };
         let path = self.dir.join(file_name(id));
-        making.next = SegmentId(id.0 + 1);
-        let mut segment = match pop_idle(&mut making.unused) {
+        let mut segment = match self.pop_idle() {
             Some(old) if old.size <= self.segment_bytes / 100 * OVERSIZE_PERCENT => {
                 self.fs.rename(&old.path, &path)?;
                 let mut segment = Segment::open(&*self.fs, path, id)?;
@@ -167,13 +194,25 @@ impl Pool {
             }
             None => self.create(path, id)?,
         };
-        let made = self.prepare(&mut segment);
+        let made = self.prepare(&mut segment, space);
         if let Err(error) = made {
             // It counts for nothing yet; if this fails too, the next open finds it.
             self.fs.remove(&segment.path).ok();
             return Err(error);
         }
         Ok(segment)
+    }
+
+    /// The last file that nobody is reading.
+    fn pop_idle(&self) -> Option<Segment> {
+        let unused = &mut lock(&self.idle).unused;
+        for at in (0..unused.len()).rev() {
+            match Arc::try_unwrap(unused.swap_remove(at)) {
+                Ok(segment) => return Some(segment),
+                Err(busy) => unused.push(busy),
+            }
+        }
+        None
     }
 
     /// What lies behind the frames of a file, its index, is not for frames: else it would be longer
@@ -193,9 +232,16 @@ impl Pool {
         })
     }
 
-    fn prepare(&self, segment: &mut Segment) -> Result<()> {
+    fn prepare(&self, segment: &mut Segment, space: Space) -> Result<()> {
         if segment.size < self.segment_bytes {
-            write_zeroes(segment, self.segment_bytes)?;
+            let is_reserved = match space {
+                Space::Reserved => segment.file.reserve(self.segment_bytes)?,
+                Space::Written => false,
+            };
+            match is_reserved {
+                true => segment.extend(self.segment_bytes),
+                false => write_zeroes(segment, self.segment_bytes)?,
+            }
         }
         let header = Header {
             identity: Identity {
@@ -223,17 +269,6 @@ impl Pool {
     }
 }
 
-/// The last file that nobody is reading.
-fn pop_idle(unused: &mut Vec<Arc<Segment>>) -> Option<Segment> {
-    for at in (0..unused.len()).rev() {
-        match Arc::try_unwrap(unused.swap_remove(at)) {
-            Ok(segment) => return Some(segment),
-            Err(busy) => unused.push(busy),
-        }
-    }
-    None
-}
-
 fn write_zeroes(segment: &mut Segment, size: u64) -> Result<()> {
     let chunk = vec![0; CHUNK_BYTES.min(size - segment.size) as usize];
     while segment.size < size {
@@ -243,6 +278,31 @@ fn write_zeroes(segment: &mut Segment, size: u64) -> Result<()> {
             .write_all_at(&chunk[..bytes as usize], segment.size)?;
         segment.size += bytes;
     }
-    segment.length = segment.length.max(size);
+    segment.extend(size);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::memory::MemFs;
+
+    #[test]
+    fn a_spare_that_comes_after_a_higher_number_was_taken_is_not_given_out() -> Result<()> {
+        let fs: Arc<dyn FileSystem> = Arc::new(MemFs::new());
+        fs.create_dir_all(Path::new("log"))?;
+        let pool = Pool::new(fs, "log".into(), 1 << 16, 1, SegmentId(1));
+        let late = pool.make(Space::Written)?;
+        let taken = pool.take(0)?;
+        assert!(taken.id > late.id);
+        assert_eq!((taken.size, taken.file.length()?), (1 << 16, 1 << 16));
+        pool.put(late);
+        assert_eq!(pool.ready(), 0);
+        // Its file is used for the next.
+        assert!(pool.take(0)?.id > taken.id);
+        assert!(lock(&pool.idle).unused.is_empty());
+        Ok(())
+    }
 }

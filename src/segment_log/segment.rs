@@ -26,7 +26,7 @@ pub(super) struct Segment {
     pub id: SegmentId,
     pub path: PathBuf,
     pub file: Box<dyn File>,
-    /// What frames may take. It was written to, if only with zeroes: writing it again needs no space.
+    /// What frames may take. The space is there: it was written to, if only with zeroes, or set aside.
     pub size: u64,
     /// What the file takes, if no index is added behind the frames: a recycled one still has the space
     /// of its last.
@@ -34,6 +34,12 @@ pub(super) struct Segment {
 }
 
 impl Segment {
+    /// Frames may take `size` bytes from now on.
+    pub fn extend(&mut self, size: u64) {
+        self.size = size;
+        self.length = self.length.max(size);
+    }
+
     pub fn open(fs: &dyn FileSystem, path: PathBuf, id: SegmentId) -> Result<Segment> {
         let file = fs.open_for_write(&path)?;
         let size = file.length()?;

@@ -238,6 +238,10 @@ impl File for FaultyFile {
         self.fs.change();
         self.inner.write_all_at(data, offset)
     }
+    fn reserve(&self, bytes: u64) -> Result<bool> {
+        self.fs.change();
+        self.inner.reserve(bytes)
+    }
     fn length(&self) -> Result<u64> {
         self.inner.length()
     }

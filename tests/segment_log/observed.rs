@@ -110,6 +110,10 @@ impl File for ObservedFile {
         self.fs.before("write", &self.path);
         self.inner.write_all_at(data, offset)
     }
+    fn reserve(&self, bytes: u64) -> Result<bool> {
+        self.fs.before("reserve", &self.path);
+        self.inner.reserve(bytes)
+    }
     fn length(&self) -> Result<u64> {
         self.inner.length()
     }
