@@ -5,7 +5,7 @@
 //! and the directory fsynced. What comes from another store and can be gone on with later is
 //! `<region>-<term>-<index>-<sequence>-<file id>-<begun>.part` until it is whole. Names are built from
 //! integers only, and names that were not built so are left alone. What is there is known from memory:
-//! no lock is held while a file is read or written.
+//! no lock is held while a file is read or written, only while the directory is synced.
 
 mod index;
 mod partial;
@@ -13,8 +13,8 @@ mod staging;
 
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
@@ -120,6 +120,8 @@ struct Shared {
     index: Index,
     arrivals: Arrivals,
     next_staged: AtomicU64,
+    /// Held through the syncs of the directory.
+    naming: Mutex<()>,
     _lock: Box<dyn FileLock>,
 }
 
@@ -146,6 +148,7 @@ impl SnapshotDir {
             index: Index::default(),
             arrivals: Arrivals::default(),
             next_staged: AtomicU64::new(0),
+            naming: Mutex::default(),
             _lock: lock,
         };
         let now = SystemTime::now();
@@ -174,6 +177,20 @@ impl SnapshotDir {
 }
 
 impl Shared {
+    /// Gives the file at `path` a new one, durable on return. One at a time: a sync that fails may drop
+    /// every name that was given since the last, and only who called it is told.
+    fn rename(&self, path: &mut PathBuf, to: PathBuf) -> Result<()> {
+        let _turn = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        self.fs.rename(path, &to)?;
+        *path = to;
+        self.fs.sync_dir(&self.dir)
+    }
+
+    fn sync_names(&self) -> Result<()> {
+        let _turn = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        self.fs.sync_dir(&self.dir)
+    }
+
     fn path(&self, key: &SnapshotKey) -> PathBuf {
         self.dir.join(format!("{key}{SNAPSHOT_SUFFIX}"))
     }
@@ -276,7 +293,7 @@ impl RaftSnapshotStorage for SnapshotDir {
             other => other?,
         }
         deletion.removed();
-        self.shared.fs.sync_dir(&self.shared.dir)
+        self.shared.sync_names()
     }
 
     fn verify(&self, key: &SnapshotKey) -> Result<SnapshotReport> {

@@ -50,9 +50,8 @@ impl Staged {
         // Declared after the reservation, so dropped before it: the name is free once the file is gone.
         let mut staged = self;
         let target = staged.shared.path(reservation.key());
-        staged.shared.fs.rename(&staged.path, &target)?;
-        staged.path = target;
-        staged.shared.fs.sync_dir(&staged.shared.dir)?;
+        let shared = Arc::clone(&staged.shared);
+        shared.rename(&mut staged.path, target)?;
         staged.fate = Fate::Published;
         Ok(reservation.fill(info))
     }

@@ -276,3 +276,28 @@ fn an_open_store_is_locked_until_its_last_user_is_gone() -> Result<()> {
     assert!(!locked());
     Ok(())
 }
+
+#[test]
+fn no_name_of_another_waits_while_the_directory_is_synced() -> Result<()> {
+    let fs = MemFs::new();
+    let store = open_dir(&fs, Compression::Lz4)?;
+    std::thread::scope(|scope| {
+        for region in 1..=4 {
+            let store = &store;
+            scope.spawn(move || {
+                for index in 1..=200 {
+                    create(store, meta(region, 5, index), b"small").unwrap();
+                }
+            });
+        }
+    });
+    let names = ["rename", "sync directory"];
+    let history = fs.history();
+    let history: Vec<&str> = (history.iter().map(|(what, _)| *what))
+        .filter(|what| names.contains(what))
+        .collect();
+    let renames = history.iter().filter(|what| **what == names[0]).count();
+    assert_eq!(renames, 800, "the operations have these names");
+    assert!(history.windows(2).all(|two| two != [names[0]; 2]));
+    Ok(())
+}
