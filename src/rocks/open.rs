@@ -155,9 +155,13 @@ fn open_existing(dir: &Path, database: &Options, layout: &Layout<'_>) -> Result<
     opened.map_err(|e| open_error(dir, e))
 }
 
-/// The table that RocksDB says is not there.
+/// The table that RocksDB says is not there. One that it could not write, because the disk is full, is not
+/// there either, and is none of ours.
 fn missing_table(dir: &Path, error: &rocksdb::Error) -> Option<PathBuf> {
     let text = error.as_ref();
+    if !text.contains("No such file") {
+        return None;
+    }
     let prefix = format!("{}/", dir.display());
     let number = |rest: &str| -> Option<String> {
         let (digits, _) = rest.split_once(".sst")?;

@@ -195,6 +195,16 @@ fn fail_syncs(count: usize) {
 /// RocksDB writes when it opens, so it may have to be given room first. Then all of it is there.
 #[test]
 fn a_full_disk_is_named_and_loses_nothing() {
+    fill_disks(10);
+}
+
+#[test]
+fn a_full_disk_under_the_append_log_is_named_and_loses_nothing() {
+    life::keep_logs_in(LogBackend::AppendLog);
+    fill_disks(20);
+}
+
+fn fill_disks(parts: usize) {
     if !Mount::is_possible() {
         return say_skipped("full disks");
     }
@@ -202,8 +212,8 @@ fn a_full_disk_is_named_and_loses_nothing() {
     let (recording, journal) = record(life::config(), &donation, 0);
     let whole = recording.disk_at(recording.ops.len()).used();
     let (mut ends, mut failures) = (BTreeMap::<WhileFull, usize>::new(), Vec::new());
-    for part in 1..10 {
-        match filled(whole * part / 10, &journal, &donation) {
+    for part in 1..parts {
+        match filled(whole * part / parts, &journal, &donation) {
             Ok(while_full) => *ends.entry(while_full).or_default() += 1,
             Err(reason) => failures.push(reason),
         }
