@@ -333,7 +333,7 @@ impl CompositeStorage {
     /// let health = node.check_health();
     /// assert_eq!(health.log, peerstore::HealthStatus::Healthy, "{health}");
     /// assert_eq!(node.health().log, health.log);
-    /// # Ok::<(), peerstore::Error>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn check_health(&self) -> NodeHealth {
         self.health.check()
