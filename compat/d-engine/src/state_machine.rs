@@ -293,7 +293,7 @@ impl Inner {
         }
         let (mut gone, mut first) = (Vec::new(), u64::MAX);
         let reader = self.reader()?;
-        let found = reader.scan_expiring(&KeyRange::all(), &mut |key, _, expires_at_ms| {
+        let found = reader.scan_expiring(&KeyRange::all(), |key, _, expires_at_ms| {
             match expires_at_ms <= now_ms {
                 true => gone.push(Bytes::copy_from_slice(key)),
                 false => first = first.min(expires_at_ms),
