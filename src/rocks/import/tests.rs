@@ -1,5 +1,6 @@
 //! An import that is cut behind each of its steps, or fails there.
 
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -58,20 +59,29 @@ fn import(data: &RocksData) -> RocksImport {
 
 /// What `dir` is when its process is killed now.
 fn image(dir: &Path) -> tempfile::TempDir {
-    fn copy(from: &Path, to: &Path) {
-        fs::create_dir_all(to).expect("create");
-        for item in fs::read_dir(from).expect("read") {
-            let (from, to) = (item.as_ref().expect("item").path(), to);
+    fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+        fs::create_dir_all(to)?;
+        for item in fs::read_dir(from)? {
+            let from = item?.path();
             let to = to.join(from.file_name().expect("a name"));
             match from.is_dir() {
-                true => copy(&from, &to),
-                false => drop(fs::copy(&from, &to).expect("copy")),
+                true => copy(&from, &to)?,
+                false => drop(fs::copy(&from, &to)?),
+            }
+        }
+        Ok(())
+    }
+    loop {
+        let image = tempfile::tempdir().expect("a directory");
+        match copy(dir, image.path()) {
+            // RocksDB has removed a file meanwhile: what was copied is of no one moment.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            copied => {
+                copied.expect("copy");
+                return image;
             }
         }
     }
-    let image = tempfile::tempdir().expect("a directory");
-    copy(dir, image.path());
-    image
 }
 
 /// The store before the import, after it, and the images behind each step.
