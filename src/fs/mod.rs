@@ -2,14 +2,12 @@
 //! and the real one, [`DiskFs`]. Uses: error.
 
 mod disk;
-mod final_syncs;
 
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
 
 pub use disk::DiskFs;
-pub(crate) use final_syncs::FinalSyncs;
 
 /// The operations on files that this crate's own formats need.
 ///

@@ -107,7 +107,8 @@ impl Writer {
         }
     }
 
-    /// Writes it in place of the one that is there, durable on return. Returns its size.
+    /// Writes it in place of the one that is there; it is durable once the names of `dir` are. Returns its
+    /// size.
     ///
     /// # Errors
     /// `DiskFull` or `Io`. After one, the old or the new one is there.
@@ -122,7 +123,6 @@ impl Writer {
         file.write_all_at(&self.bytes, 0)?;
         file.sync()?;
         fs.rename(&new, &path)?;
-        fs.sync_dir(dir)?;
         Ok(self.bytes.len() as u64)
     }
 }

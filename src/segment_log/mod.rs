@@ -43,7 +43,7 @@ use raft::eraftpb::Entry;
 
 use self::core::Core;
 use crate::error::{Error, Result};
-use crate::fs::{FileLock, FileSystem, FinalSyncs};
+use crate::fs::{FileLock, FileSystem};
 use crate::proto::RaftLocalState;
 use crate::raft_log::{LogBatch, LogStats, LogUsage, RaftLogStorage};
 use crate::ticket::Ticket;
@@ -131,7 +131,7 @@ impl SegmentLog {
         dir: impl AsRef<Path>,
         options: SegmentLogOptions,
     ) -> Result<SegmentLog> {
-        let (fs, dir) = (FinalSyncs::over(fs), dir.as_ref());
+        let dir = dir.as_ref();
         check(&options)?;
         recover::check_dir(&*fs, dir, options.create_if_missing)?;
         let lock = fs.lock(&dir.join(recover::LOCK))?;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::format::{HEADER_BYTES, Header, Identity, SegmentId, Usage};
 use super::segment::{Segment, file_name};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fs::FileSystem;
 
 /// What is written at a time while a segment is made.
@@ -15,7 +15,8 @@ const CHUNK_BYTES: u64 = 1 << 20;
 /// A file that one huge batch made larger than a segment, in percent, is not used again.
 const OVERSIZE_PERCENT: u64 = 125;
 
-/// The reserve. No lock of it is held through I/O: a writer never waits until a spare is made.
+/// The reserve, and who makes the names of the log's directory durable. A writer never waits until a spare is
+/// made: no lock but that of the directory's syncs is held through I/O.
 pub(super) struct Pool {
     fs: Arc<dyn FileSystem>,
     dir: PathBuf,
@@ -23,6 +24,8 @@ pub(super) struct Pool {
     store: u64,
     spares: Mutex<Spares>,
     idle: Mutex<Idle>,
+    /// Why a sync of the directory failed.
+    unsynced: Mutex<Option<String>>,
 }
 
 struct Spares {
@@ -75,6 +78,7 @@ impl Pool {
             store,
             spares: Mutex::new(spares),
             idle: Mutex::new(idle),
+            unsynced: Mutex::default(),
         }
     }
 
@@ -161,6 +165,27 @@ impl Pool {
         };
         self.fs.remove(&segment.path)?;
         Ok(true)
+    }
+
+    /// Makes the names in the log's directory durable. A sync that fails may have dropped what another
+    /// thread had renamed there, and the system tells one of the two only: the other's sync would succeed,
+    /// and something would be counted as durable that is not. So they take turns, and after a failure
+    /// nobody's succeeds until the log is opened again.
+    ///
+    /// # Errors
+    /// `DiskFull` or `Io`, once; `Poisoned` from then on.
+    pub fn sync_names(&self) -> Result<()> {
+        // Held through the sync: those of one directory wait for each other anyway.
+        let mut unsynced = lock(&self.unsynced);
+        if let Some(cause) = &*unsynced {
+            return Err(Error::Poisoned {
+                path: self.dir.clone(),
+                cause: cause.clone(),
+            });
+        }
+        let synced = self.fs.sync_dir(&self.dir);
+        *unsynced = synced.as_ref().err().map(Error::to_string);
+        synced
     }
 
     /// How many are ready.
@@ -256,7 +281,7 @@ impl Pool {
         page[..bytes.len()].copy_from_slice(&bytes);
         segment.file.write_all_at(&page, 0)?;
         segment.file.sync()?;
-        self.fs.sync_dir(&self.dir)
+        self.sync_names()
     }
 
     /// Makes room for a batch that is larger than a segment.
@@ -289,11 +314,27 @@ mod tests {
     use super::*;
     use crate::memory::MemFs;
 
+    fn pool(fs: &MemFs) -> Result<Pool> {
+        fs.create_dir_all(Path::new("log"))?;
+        let fs = Arc::new(fs.clone());
+        Ok(Pool::new(fs, "log".into(), 1 << 16, 1, SegmentId(1)))
+    }
+
+    #[test]
+    fn after_a_failed_sync_of_the_directory_no_other_succeeds() -> Result<()> {
+        let fs = MemFs::new();
+        let pool = pool(&fs)?;
+        fs.create(Path::new("log/a"))?;
+        fs.fail_at(fs.operations(), std::io::ErrorKind::Other);
+        assert!(matches!(pool.sync_names(), Err(Error::Io { .. })));
+        fs.create(Path::new("log/b"))?;
+        assert!(matches!(pool.sync_names(), Err(Error::Poisoned { .. })));
+        Ok(())
+    }
+
     #[test]
     fn a_spare_that_comes_after_a_higher_number_was_taken_is_not_given_out() -> Result<()> {
-        let fs: Arc<dyn FileSystem> = Arc::new(MemFs::new());
-        fs.create_dir_all(Path::new("log"))?;
-        let pool = Pool::new(fs, "log".into(), 1 << 16, 1, SegmentId(1));
+        let pool = pool(&MemFs::new())?;
         let late = pool.make(Space::Written)?;
         let taken = pool.take(0)?;
         assert!(taken.id > late.id);

@@ -257,7 +257,9 @@ impl Core {
                 // It may have caught batches that are not durable yet.
                 self.submit_and_wait(Encoded::default(), true)?;
             }
-            writer.finish(&*self.fs, &self.dir)
+            let bytes = writer.finish(&*self.fs, &self.dir)?;
+            self.pool.sync_names()?;
+            Ok(bytes)
         };
         let mut written = write();
         // A spare is worth less than a checkpoint, which frees others.
