@@ -3,19 +3,9 @@
 use peerstore::{ChangePeer, PeerId, RegionId};
 
 use crate::cuts::with_a_death_at_every_step;
-use crate::world::World;
+use crate::world::{World, learner, voter};
 
 const KEYS: [&str; 6] = ["a", "c", "f", "m", "p", "z"];
-
-fn voter(peer: u64, store: u64) -> ChangePeer {
-    let peer = PeerId(peer);
-    ChangePeer::AddVoter { peer, store }
-}
-
-fn learner(peer: u64, store: u64) -> ChangePeer {
-    let peer = PeerId(peer);
-    ChangePeer::AddLearner { peer, store }
-}
 
 #[test]
 fn a_split_and_writes_to_both_sides() {

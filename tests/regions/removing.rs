@@ -3,19 +3,9 @@
 use peerstore::{ChangePeer, PeerId, RegionId, RegionStage, StorePart};
 
 use crate::site::Death;
-use crate::world::World;
+use crate::world::{World, learner, voter};
 
 const KEYS: [&str; 3] = ["a", "m", "z"];
-
-fn voter(peer: u64, store: u64) -> ChangePeer {
-    let peer = PeerId(peer);
-    ChangePeer::AddVoter { peer, store }
-}
-
-fn learner(peer: u64, store: u64) -> ChangePeer {
-    let peer = PeerId(peer);
-    ChangePeer::AddLearner { peer, store }
-}
 
 fn one_region(world: &mut World) {
     world.create_region(&[1, 2, 3]);

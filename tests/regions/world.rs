@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use peerstore::memory::{MemoryNetwork, MemoryPlacement, NetworkOptions};
 use peerstore::{
-    ApplicationDataStorage, ExpiryOptions, Extractor, GcPolicy, KvStateMachine, PeerMessage,
-    RaftLogStorage, Region, RegionId, RegionStatus, StateMachine, SteppedStore, SteppedWorkers,
-    Store, StoreMessage, StoreOptions, StorePart,
+    ApplicationDataStorage, ChangePeer, ExpiryOptions, Extractor, GcPolicy, KvStateMachine, PeerId,
+    PeerMessage, RaftLogStorage, Region, RegionId, RegionStatus, StateMachine, SteppedStore,
+    SteppedWorkers, Store, StoreMessage, StoreOptions, StorePart,
 };
 
 use crate::site::{Death, Opened, Site};
@@ -298,4 +298,16 @@ impl World {
         lines.push(format!("{:?}", self.network.total()));
         lines.join("\n")
     }
+}
+
+/// A change that makes `peer` of `store` a voter.
+pub fn voter(peer: u64, store: u64) -> ChangePeer {
+    let peer = PeerId(peer);
+    ChangePeer::AddVoter { peer, store }
+}
+
+/// The same for a learner.
+pub fn learner(peer: u64, store: u64) -> ChangePeer {
+    let peer = PeerId(peer);
+    ChangePeer::AddLearner { peer, store }
 }

@@ -233,12 +233,9 @@ fn a_flipped_bit_of_a_checkpoint_is_an_error() {
     }
 }
 
-#[test]
-fn a_quarantined_region_lets_the_others_be_opened() {
-    let (image, want, _) = fixture(Left::Killed);
-    let path = &segments(&image)[0];
-    // The first entry of region 1: its bytes are the first of their kind.
-    let bytes = bytes_of(&image, path);
+/// Damages the first entry of region 1: its bytes are the first of their kind.
+fn damage_first_entry(image: &MemFs, path: &Path) {
+    let bytes = bytes_of(image, path);
     let at = bytes
         .windows(20)
         .position(|w| w == [3u8; 20])
@@ -246,6 +243,13 @@ fn a_quarantined_region_lets_the_others_be_opened() {
     let file = image.open_for_write(path).expect("open");
     file.write_all_at(&[0xff], at as u64).expect("write");
     file.sync().expect("sync");
+}
+
+#[test]
+fn a_quarantined_region_lets_the_others_be_opened() {
+    let (image, want, _) = fixture(Left::Killed);
+    let path = &segments(&image)[0];
+    damage_first_entry(&image, path);
     let refused = open(&image.after_kill(), &options())
         .err()
         .expect("damaged");
@@ -281,15 +285,7 @@ fn a_quarantined_region_lets_the_others_be_opened() {
 fn a_damaged_entry_of_a_closed_log_leaves_the_other_regions_readable() {
     let (image, want, _) = fixture(Left::Closed);
     let path = &segments(&image)[0];
-    let bytes = bytes_of(&image, path);
-    let at = bytes
-        .windows(20)
-        .position(|w| w == [3u8; 20])
-        .expect("it is there");
-    image
-        .open_for_write(path)
-        .and_then(|f| f.write_all_at(&[0xff], at as u64))
-        .expect("write");
+    damage_first_entry(&image, path);
     let log = open(&image, &options()).expect("open");
     assert!(matches!(
         log.read_entry(RegionId(1), 2),

@@ -1,13 +1,12 @@
 //! The disk and the memory that the log takes: bounds that hold after every look of the background.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use peerstore::memory::{Lost, MemFs};
 use peerstore::segment_log::{SegmentLog, SegmentLogOptions};
-use peerstore::{Durability, FileSystem, LogBatch, RaftLogStorage, RegionId};
+use peerstore::{Durability, LogBatch, RaftLogStorage, RegionId};
 
-use crate::support::{DIR, Random, Step, Writer, content, entry, open, options, state};
+use crate::support::{Random, Step, Writer, bytes_on_disk, content, entry, open, options, state};
 
 const REGIONS: u64 = 500;
 
@@ -55,15 +54,6 @@ impl Herd {
         log.write(&batch, Durability::Buffered).expect("write");
         bytes
     }
-}
-
-fn bytes_on_disk(fs: &MemFs) -> u64 {
-    let names = fs.list(Path::new(DIR)).expect("list");
-    let length = |name: &PathBuf| fs.open(&Path::new(DIR).join(name))?.length();
-    names
-        .iter()
-        .map(|name| length(name).expect("measure"))
-        .sum()
 }
 
 fn small_segments() -> SegmentLogOptions {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use peerstore::memory::{MemFs, MemoryLog};
@@ -247,4 +248,14 @@ impl Expected {
             None => format!("content of no step; acknowledged is {}", self.durable),
         })
     }
+}
+
+/// The bytes of all files of the log.
+pub fn bytes_on_disk(fs: &MemFs) -> u64 {
+    let names = fs.list(Path::new(DIR)).expect("list");
+    let length = |name: &PathBuf| fs.open(&Path::new(DIR).join(name))?.length();
+    names
+        .iter()
+        .map(|name| length(name).expect("measure"))
+        .sum()
 }

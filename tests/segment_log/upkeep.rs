@@ -1,13 +1,13 @@
 //! Space, memory, and what an open refuses.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use peerstore::memory::MemFs;
 use peerstore::segment_log::{Laggard, SegmentLog};
 use peerstore::{Durability, Error, FileSystem, LogBatch, RaftLogStorage, RegionId};
 
-use crate::support::{DIR, Random, content, entry, open, options, state};
+use crate::support::{DIR, Random, bytes_on_disk, content, entry, open, options, state};
 
 /// One entry of random bytes for `region`.
 fn append(log: &SegmentLog, random: &mut Random, region: u64, index: u64, bytes: usize) {
@@ -21,16 +21,6 @@ fn compact(log: &SegmentLog, region: u64, first: u64) {
     let mut batch = LogBatch::default();
     batch.remove(RegionId(region), 0..first);
     log.write(&batch, Durability::Buffered).expect("write");
-}
-
-/// The bytes of all files of the log.
-fn bytes_on_disk(fs: &MemFs) -> u64 {
-    let names = fs.list(Path::new(DIR)).expect("list");
-    let length = |name: &PathBuf| fs.open(&Path::new(DIR).join(name))?.length();
-    names
-        .iter()
-        .map(|name| length(name).expect("measure"))
-        .sum()
 }
 
 #[test]
