@@ -85,7 +85,7 @@ impl Core {
     }
 
     /// A writer may be about to need a segment.
-    fn be_ready_for_a_writer(&self) -> Result<()> {
+    pub fn be_ready_for_a_writer(&self) -> Result<()> {
         match self.pool.fill(self.options.spare_segments.min(1)) {
             // What follows may make room.
             Ok(()) | Err(Error::DiskFull { .. }) => Ok(()),
