@@ -7,6 +7,7 @@
 
 mod batch;
 mod checkpoint;
+mod chunks;
 mod codec;
 mod cohort;
 mod copy;

@@ -117,6 +117,38 @@ fn a_limit_on_memory_lets_sealed_segments_forget_their_index() {
     assert_eq!(log.read_entry(RegionId(1), 69).expect("read"), None);
 }
 
+/// More of them than are looked up at once, and so far apart that they are not kept as they were read.
+#[test]
+fn tens_of_thousands_of_tiny_entries_are_read_as_they_were_written() {
+    let fs = MemFs::new();
+    let mut options = options();
+    (options.segment_bytes, options.ring_bytes) = (256 << 10, 0);
+    let log = open(&fs, &options).expect("open");
+    let data = |region: u64, index: u64| (region * 100_000 + index).to_le_bytes().to_vec();
+    for index in 1..10_001 {
+        let mut batch = LogBatch::default();
+        for region in 1..6 {
+            batch.append(RegionId(region), vec![entry(index, 1, data(region, index))]);
+        }
+        log.write(&batch, Durability::Buffered).expect("write");
+    }
+    log.maintain().expect("maintain");
+    for (range, bytes_max) in [
+        (1..10_001, u64::MAX),
+        (17..9_999, u64::MAX),
+        (5..10_001, 1000),
+    ] {
+        let read = log
+            .read_entries(RegionId(3), range.clone(), bytes_max)
+            .expect("read");
+        let is_whole = bytes_max == u64::MAX;
+        assert!(read.len() as u64 == range.end - range.start || !is_whole && !read.is_empty());
+        for (entry, index) in read.iter().zip(range) {
+            assert_eq!((entry.index, entry.data.to_vec()), (index, data(3, index)));
+        }
+    }
+}
+
 #[test]
 fn a_cold_read_reads_what_it_returns() {
     let fs = MemFs::new();
