@@ -79,18 +79,29 @@ impl Core {
             }
             self.be_ready_for_a_writer()?;
         }
-        self.pool.fill(self.options.spare_segments)?;
+        self.fill_reserve(self.options.spare_segments)?;
         let idle_bytes = self.read_tables().spare_bytes(&self.options);
         self.pool.drain(idle_bytes)
     }
 
     /// A writer may be about to need a segment.
     fn be_ready_for_a_writer(&self) -> Result<()> {
-        match self.pool.fill(self.options.spare_segments.min(1)) {
+        match self.fill_reserve(self.options.spare_segments.min(1)) {
             // What follows may make room.
             Ok(()) | Err(Error::DiskFull { .. }) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    fn fill_reserve(&self, count: usize) -> Result<()> {
+        let is_urgent = || self.is_stopped() || self.pool.ready() == 0 && self.is_half_full();
+        self.pool.fill(count, &is_urgent)
+    }
+
+    /// Whether the segment that is written to is. Who has come so far may need the next one before it could
+    /// be written with zeroes.
+    fn is_half_full(&self) -> bool {
+        self.read_tables().position.offset > self.options.segment_bytes / 2
     }
 
     /// Makes the next open short: everything durable, indexed and in the checkpoint. Nothing is
