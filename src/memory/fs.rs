@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::mem;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -555,6 +556,19 @@ impl File for MemFile {
         let missing = vec![0; (bytes as usize).saturating_sub(length)];
         disk.write(&self.path, self.inode, &missing, length)?;
         Ok(true)
+    }
+
+    fn write_back(&self, _range: Range<u64>) -> Result<()> {
+        let mut disk = lock(&self.disk);
+        match disk.fate("write back", &self.path) {
+            // A power cut may take it as before.
+            Fate::Succeeds => Ok(()),
+            Fate::Fails(error) => {
+                disk.inodes[self.inode].dirty.clear();
+                Err(error)
+            }
+            Fate::Off(error) => Err(error),
+        }
     }
 
     fn length(&self) -> Result<u64> {

@@ -4,14 +4,15 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use super::format::{HEADER_BYTES, Header, Identity, SegmentId, Usage};
 use super::segment::{Segment, file_name};
 use crate::error::{Error, Result};
 use crate::fs::FileSystem;
 
-/// So much of a segment of the reserve is written with zeroes, and synced, at a time: the fsync of a writer
-/// finds no more than that before it on the disk.
+/// So much of a segment of the reserve is written with zeroes, and has to be on the disk, at a time: the fsync
+/// of a writer finds no more than that before it.
 const PIECE_BYTES: u64 = 256 << 10;
 /// A file that one huge batch made larger than a segment, in percent, is not used again.
 const OVERSIZE_PERCENT: u64 = 125;
@@ -294,8 +295,7 @@ impl Pool {
 fn allot(segment: &mut Segment, size: u64, whom: For) -> Result<()> {
     // First of all, so that a disk that is full says so before the work.
     let is_set_aside = segment.file.reserve(size)?;
-    let begin = segment.size;
-    let zeroes = vec![0; PIECE_BYTES.min(size - begin) as usize];
+    let zeroes = vec![0; PIECE_BYTES.min(size - segment.size) as usize];
     while segment.size < size {
         let (is_enough, is_shared) = match whom {
             For::Writer => (true, false),
@@ -304,12 +304,16 @@ fn allot(segment: &mut Segment, size: u64, whom: For) -> Result<()> {
         if is_set_aside && is_enough {
             break;
         }
-        if is_shared && segment.size > begin {
-            segment.file.sync()?;
+        let start = Instant::now();
+        let piece = segment.size..size.min(segment.size + PIECE_BYTES);
+        let bytes = piece.end - piece.start;
+        (segment.file).write_all_at(&zeroes[..bytes as usize], piece.start)?;
+        segment.size = piece.end;
+        if is_shared && piece.end < size {
+            segment.file.write_back(piece)?;
+            // So that half of the disk's time is the writers'.
+            std::thread::sleep(start.elapsed());
         }
-        let bytes = PIECE_BYTES.min(size - segment.size);
-        (segment.file).write_all_at(&zeroes[..bytes as usize], segment.size)?;
-        segment.size += bytes;
     }
     segment.extend(size);
     Ok(())
