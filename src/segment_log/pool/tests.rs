@@ -1,3 +1,5 @@
+//! How much is written and synced for a segment of the reserve, and for who finds none. Uses: memory.
+
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
