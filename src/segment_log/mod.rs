@@ -242,8 +242,7 @@ fn check(options: &SegmentLogOptions) -> Result<()> {
 
 /// Starts the thread that looks after the log whenever a segment was begun.
 fn start(core: &Arc<Core>, dir: &Path) -> Result<JoinHandle<()>> {
-    // Else the first segment would be one whose space is only set aside, and every frame in it dearer.
-    core.be_ready_for_a_writer()?;
+    core.be_ready()?;
     let (wake, woken) = crossbeam_channel::bounded(1);
     // The rest of the reserve is made by the thread.
     wake.try_send(()).ok();

@@ -40,7 +40,9 @@ pub struct SegmentLogOptions {
     pub create_if_missing: bool,
     /// The size of a segment file, a multiple of 4 KiB and at least 16 KiB.
     pub segment_bytes: u64,
-    /// How many segments are kept in reserve.
+    /// How many segments are kept in reserve. They are written with zeroes while there is time, at no more
+    /// than half of the disk's; for a writer that is ahead of that their space is only set aside, and its syncs
+    /// cost about twice as much in such a segment. With none, each rotation waits until a segment is made.
     pub spare_segments: usize,
     /// When synced writes reach the medium.
     pub sync: SyncPolicy,

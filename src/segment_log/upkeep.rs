@@ -11,6 +11,7 @@ use super::core::{Core, Tables, lock};
 use super::footer;
 use super::format::SegmentId;
 use super::part::Part;
+use super::pool::For;
 use super::segment::Info;
 use crate::error::{Error, Result};
 use crate::types::RegionId;
@@ -79,18 +80,39 @@ impl Core {
             }
             self.be_ready_for_a_writer()?;
         }
-        self.pool.fill(self.options.spare_segments)?;
+        self.fill_reserve(self.options.spare_segments)?;
         let idle_bytes = self.read_tables().spare_bytes(&self.options);
         self.pool.drain(idle_bytes)
     }
 
     /// A writer may be about to need a segment.
-    pub fn be_ready_for_a_writer(&self) -> Result<()> {
-        match self.pool.fill(self.options.spare_segments.min(1)) {
+    fn be_ready_for_a_writer(&self) -> Result<()> {
+        match self.fill_reserve(self.options.spare_segments.min(1)) {
             // What follows may make room.
             Ok(()) | Err(Error::DiskFull { .. }) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Has a segment ready before there are writers. Else the first would be one whose space is only set
+    /// aside, and every frame in it dearer.
+    pub fn be_ready(&self) -> Result<()> {
+        let one = self.options.spare_segments.min(1);
+        match self.pool.fill(one, For::Nobody) {
+            Ok(()) | Err(Error::DiskFull { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn fill_reserve(&self, count: usize) -> Result<()> {
+        let is_urgent = || self.is_stopped() || self.pool.ready() == 0 && self.is_half_full();
+        self.pool.fill(count, For::Reserve(&is_urgent))
+    }
+
+    /// Whether the segment that is written to is. Who has come so far may need the next one before it could
+    /// be written with zeroes.
+    fn is_half_full(&self) -> bool {
+        self.read_tables().position.offset > self.options.segment_bytes / 2
     }
 
     /// Makes the next open short: everything durable, indexed and in the checkpoint. Nothing is

@@ -7,7 +7,8 @@ use peerstore::memory::MemFs;
 use peerstore::segment_log::{Laggard, SegmentLog};
 use peerstore::{Durability, Error, FileSystem, LogBatch, RaftLogStorage, RegionId};
 
-use crate::support::{DIR, Random, bytes_on_disk, content, entry, open, options, state};
+use crate::observed::Observed;
+use crate::support::{DIR, Random, bytes_on_disk, content, entry, open, open_on, options, state};
 
 /// One entry of random bytes for `region`.
 fn append(log: &SegmentLog, random: &mut Random, region: u64, index: u64, bytes: usize) {
@@ -323,4 +324,42 @@ fn come_back_never(bytes: usize) {
     assert_eq!(first, Some(entry(1, 1, vec![3; bytes])));
     let second = log.read_entry(RegionId(1), 2).expect("read");
     assert_eq!(second, None, "of the earlier opening, {bytes} bytes");
+}
+
+#[test]
+fn a_writer_that_is_ahead_of_the_reserve_gets_segments_without_zeroes() {
+    let changes: Arc<Mutex<Vec<&'static str>>> = Arc::default();
+    let noted = Arc::clone(&changes);
+    let fs = Observed::new(&MemFs::new(), None, move |op, path| {
+        if path.extension().is_some_and(|e| e == "seg") {
+            noted.lock().expect("nothing panics here").push(op);
+        }
+    });
+    let mut options = options();
+    options.segment_bytes = 64 << 10;
+    let log = open_on(Arc::new(fs), &options).expect("open");
+    let done = |log: &SegmentLog| {
+        changes.lock().expect("nothing panics here").clear();
+        log.maintain().expect("maintain");
+        std::mem::take(&mut *changes.lock().expect("nothing panics here"))
+    };
+    let zeroed = ["create", "reserve", "write", "write", "sync"];
+    let set_aside = ["create", "reserve", "write", "sync"];
+    let mut random = Random(7);
+    append(&log, &mut random, 1, 1, 1_000);
+    assert_eq!(done(&log), [zeroed, zeroed].concat(), "there is time");
+    // Two segments and more than a half: the reserve is used up.
+    for index in 2..165 {
+        append(&log, &mut random, 1, index, 1_000);
+    }
+    let stats = log.segment_stats();
+    assert_eq!((stats.rotations, stats.spare_segments), (3, 0), "{stats:?}");
+    let made = done(&log);
+    assert!(
+        made.starts_with(&set_aside),
+        "the first is set aside: {made:?}"
+    );
+    // Then the two that are full are indexed, and there is time for the next.
+    assert!(made.ends_with(&zeroed), "the second is not: {made:?}");
+    assert_eq!(log.segment_stats().spare_segments, 2);
 }
