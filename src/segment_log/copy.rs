@@ -29,11 +29,13 @@ const FRAMES_PER_SEGMENT: u64 = 16;
 /// but not so little that the two fsyncs of a frame are what it costs.
 const FRAME_BYTES_MIN: u64 = 4 << 10;
 
-/// A cold segment is full when it has so small a part of a segment: the file grows with the copies, and
-/// the smaller it is, the sooner all of it is dead,
+/// A cold segment is full with so small a part of a segment: its file grows with the copies, and the
+/// smaller it is, the sooner all of it is dead,
 const COLD_PER_SEGMENT: u64 = 8;
-/// but the page of its header has to be little of it.
+/// but the page of its header has to be little of it,
 const COLD_BYTES_MIN: u64 = 64 << 10;
+/// and each is an open file: in a large log they are larger, up to a segment.
+const COLD_PER_LOG: u64 = 64;
 /// A region lags if it has so many times the entries that regions have on average.
 const TIMES_USUAL: u64 = 2;
 
@@ -290,8 +292,10 @@ impl Core {
 
     /// The open one, or a fresh one if it is full.
     fn cold_with_room(&self, open: &mut Option<Cold>) -> Result<Cold> {
-        let bytes = self.options.segment_bytes;
-        let full = (bytes / COLD_PER_SEGMENT).max(COLD_BYTES_MIN.min(bytes));
+        let full = cold_bytes(
+            self.read_tables().segment_bytes(),
+            self.options.segment_bytes,
+        );
         if let Some(cold) = open.take().filter(|cold| cold.end < full) {
             return Ok(cold);
         }
@@ -309,6 +313,13 @@ impl Core {
     }
 }
 
+/// With how much a cold segment is full.
+fn cold_bytes(log_bytes: u64, segment_bytes: u64) -> u64 {
+    let part = segment_bytes / COLD_PER_SEGMENT;
+    let least = part.max(COLD_BYTES_MIN).min(segment_bytes);
+    (log_bytes / COLD_PER_LOG).clamp(least, segment_bytes)
+}
+
 /// Adds what was copied for `region`.
 fn note(laggards: &mut Vec<Laggard>, first_index: u64, region: RegionId, bytes: u64) {
     match laggards.last_mut().filter(|last| last.region == region) {
@@ -318,5 +329,22 @@ fn note(laggards: &mut Vec<Laggard>, first_index: u64, region: RegionId, bytes: 
             first_index,
             bytes,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cold_bytes;
+
+    #[test]
+    fn cold_segments_are_small_in_a_small_log_and_few_in_a_large_one() {
+        const SEGMENT: u64 = 32 << 20;
+        assert_eq!(cold_bytes(0, SEGMENT), 4 << 20);
+        assert_eq!(cold_bytes(256 << 20, SEGMENT), 4 << 20);
+        assert_eq!(cold_bytes(1 << 30, SEGMENT), 16 << 20);
+        assert_eq!(cold_bytes(1 << 40, SEGMENT), SEGMENT);
+        // A header's page is a sixteenth of it, or it is as large as it may be.
+        assert_eq!(cold_bytes(0, 64 << 10), 64 << 10);
+        assert_eq!(cold_bytes(1 << 40, 16 << 10), 16 << 10);
     }
 }
