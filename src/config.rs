@@ -98,7 +98,7 @@ impl Default for Config {
             flush_policy: FlushPolicy::default(),
             persistence: PersistenceStrategy::default(),
             log: if rocksdb {
-                LogBackend::Rocksdb
+                LogBackend::AppendLog
             } else {
                 LogBackend::Memory
             },

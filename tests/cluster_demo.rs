@@ -27,8 +27,8 @@ const TESTS: [Test; 8] = [
         every_byte_is_on_every_store_after_one_was_killed,
     ),
     (
-        "it_is_the_same_with_the_append_only_log",
-        it_is_the_same_with_the_append_only_log,
+        "it_is_the_same_with_the_logs_in_rocksdb",
+        it_is_the_same_with_the_logs_in_rocksdb,
     ),
     ("damage_is_found_and_named", damage_is_found_and_named),
     (
@@ -106,8 +106,8 @@ fn run(args: &[&str]) -> (Output, String) {
 fn log_of(args: &[&str]) -> LogBackend {
     match args {
         args if args.contains(&"memory") => LogBackend::Memory,
-        args if args.contains(&"append_log") => LogBackend::AppendLog,
-        _ => LogBackend::Rocksdb,
+        args if args.contains(&"rocksdb") => LogBackend::Rocksdb,
+        _ => LogBackend::AppendLog,
     }
 }
 
@@ -182,8 +182,8 @@ fn every_byte_is_on_every_store_after_one_was_killed() {
     tell(&["--regions", "6"]);
 }
 
-fn it_is_the_same_with_the_append_only_log() {
-    tell(&["--regions", "6", "--log", "append_log"]);
+fn it_is_the_same_with_the_logs_in_rocksdb() {
+    tell(&["--regions", "6", "--log", "rocksdb"]);
 }
 
 /// The whole story, to its end.
@@ -266,7 +266,7 @@ fn no_store_outlives_a_parent_that_was_killed() {
     parent.kill().unwrap();
     parent.wait().unwrap();
     for store in 1..=3 {
-        open_alone(dir.path(), store, LogBackend::Rocksdb);
+        open_alone(dir.path(), store, LogBackend::AppendLog);
     }
 }
 
@@ -283,7 +283,7 @@ fn what_cannot_be_done_is_refused() {
         (&["--fast"], "unknown option --fast"),
         (
             &["--log", "paper"],
-            "--log paper: expected rocksdb, append_log or memory",
+            "--log paper: expected append_log, rocksdb or memory",
         ),
         (&["--log", "memory", "--in-process"], "would lose its log"),
         (&["elsewhere"], "one directory is enough"),

@@ -15,8 +15,8 @@ usage: cluster [options] [directory]
   directory      what to load; the sources of cargo's registry if none is given
   --mib N        load about N MiB (64)
   --regions N    let a region split when it holds more than 1/N of that, 1 to 64 (8)
-  --log WHERE    keep the logs in rocksdb, in append_log, or in memory: then the store is frozen, not
-                 killed (rocksdb)
+  --log WHERE    keep the logs in append_log, in rocksdb, or in memory: then the store is frozen, not
+                 killed (append_log)
   --in-process   run the stores as threads of this process, without TCP; one is stopped, not killed
   --dir DIR      put the stores into DIR, missing or empty, and keep them
   --damage       change, remove and add something on one store before the check, to see it found
@@ -68,7 +68,7 @@ impl std::fmt::Display for UsageError {
                 write!(f, "{option} {got}: expected a number from 1 to {max}")?;
             }
             UsageError::NoLog(got) => {
-                write!(f, "--log {got}: expected rocksdb, append_log or memory")?
+                write!(f, "--log {got}: expected append_log, rocksdb or memory")?
             }
             UsageError::LostLog => {
                 f.write_str("--log memory: a store in this process would lose its log, and its votes, when it is stopped")?;
@@ -92,7 +92,7 @@ impl Command {
             input: None,
             mib_max: 64,
             regions: 8,
-            log: LogBackend::Rocksdb,
+            log: LogBackend::AppendLog,
             in_process: false,
             dir: None,
             damage: false,

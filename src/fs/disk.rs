@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -171,6 +172,34 @@ impl File for DiskFile {
         }
     }
 
+    #[cfg(target_os = "linux")]
+    fn write_back(&self, range: Range<u64>) -> Result<()> {
+        use std::os::fd::AsRawFd as _;
+        let failed = |e| Error::io("write back", &self.path, e);
+        if range.is_empty() {
+            // No bytes at all would mean all of them.
+            return Ok(());
+        }
+        let too_far = |_| failed(ErrorKind::InvalidInput.into());
+        let start = i64::try_from(range.start).map_err(too_far)?;
+        let bytes = i64::try_from(range.end - range.start).map_err(too_far)?;
+        let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+            | libc::SYNC_FILE_RANGE_WRITE
+            | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+        loop {
+            // SAFETY: the descriptor is open as long as the file is, and no memory is handed over.
+            if unsafe { libc::sync_file_range(self.file.as_raw_fd(), start, bytes, all) } == 0 {
+                return Ok(());
+            }
+            let error = std::io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::EINTR) => {}
+                Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ESPIPE) => return self.sync(),
+                _ => return Err(failed(error)),
+            }
+        }
+    }
+
     fn length(&self) -> Result<u64> {
         let metadata = self.file.metadata();
         Ok(metadata
@@ -236,6 +265,25 @@ mod tests {
             file.read_exact_at(&mut bytes, 0)?;
             assert_eq!(&bytes, b"kept\0\0\0\0");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_written_back_is_what_was_written() -> Result<()> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("file");
+        let file = DiskFs.create(&path)?;
+        file.write_all_at(&[7; 10_000], 0)?;
+        file.write_back(0..8_192)?;
+        // What is not there is no error, and neither is nothing.
+        file.write_back(8_192..1 << 20)?;
+        file.write_back(5..5)?;
+        assert_eq!(file.length()?, 10_000);
+        let mut bytes = [0; 10_000];
+        file.read_exact_at(&mut bytes, 0)?;
+        assert_eq!(bytes, [7; 10_000]);
+        let beyond = file.write_back(u64::MAX - 1..u64::MAX);
+        assert_eq!(kind_of(beyond), ErrorKind::InvalidInput);
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 
 mod disk;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
@@ -110,6 +111,17 @@ pub trait File: Send + Sync {
     fn reserve(&self, bytes: u64) -> Result<bool> {
         let _ = bytes;
         Ok(false)
+    }
+
+    /// Hands what was written within `range` to the disk, and waits until the disk has taken it, so that no
+    /// later [`File::sync`], of this file or another, waits for it too. Nothing is durable by that: the disk
+    /// may hold it in a cache, and the file system may not have noted where it is.
+    ///
+    /// # Errors
+    /// `DiskFull` or `Io`, to be treated as those of a sync are.
+    fn write_back(&self, range: Range<u64>) -> Result<()> {
+        let _ = range;
+        self.sync()
     }
 
     /// The length in bytes.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::mem;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -253,11 +254,8 @@ impl Disk {
         let number = self.history.len() as u64;
         self.history.push((op, path.to_path_buf()));
         if self.cut_at.is_some_and(|cut| cut <= number) {
-            return Fate::Off(Error::io(
-                op,
-                path,
-                std::io::Error::other("the power is cut"),
-            ));
+            let cut = std::io::Error::other("the power is cut");
+            return Fate::Off(Error::io(op, path, cut));
         }
         match self.failures.remove(&number) {
             Some(kind) => Fate::Fails(Error::io(op, path, kind.into())),
@@ -336,6 +334,18 @@ impl Disk {
         self.inodes[inode].write(part, offset);
         self.used += (self.inodes[inode].data.len() - length) as u64;
         outcome
+    }
+
+    /// Whether the disk takes the bytes of a file; what it took can be lost. After a failure it gets none.
+    fn flush(&mut self, op: &'static str, path: &Path, inode: usize) -> Result<()> {
+        let fate = self.fate(op, path);
+        if let Fate::Fails(_) = fate {
+            self.inodes[inode].dirty.clear();
+        }
+        match fate {
+            Fate::Succeeds => Ok(()),
+            Fate::Fails(error) | Fate::Off(error) => Err(error),
+        }
     }
 
     fn sync_dir(&mut self, path: &Path) -> Result<()> {
@@ -535,11 +545,8 @@ impl File for MemFile {
             data.get(start..end)
         });
         let Some(bytes) = bytes else {
-            return Err(Error::io(
-                "read",
-                &self.path,
-                ErrorKind::UnexpectedEof.into(),
-            ));
+            let ends = ErrorKind::UnexpectedEof.into();
+            return Err(Error::io("read", &self.path, ends));
         };
         buffer.copy_from_slice(bytes);
         Ok(())
@@ -557,6 +564,10 @@ impl File for MemFile {
         Ok(true)
     }
 
+    fn write_back(&self, _range: Range<u64>) -> Result<()> {
+        lock(&self.disk).flush("write back", &self.path, self.inode)
+    }
+
     fn length(&self) -> Result<u64> {
         let mut disk = lock(&self.disk);
         disk.begin("measure", &self.path)?;
@@ -565,17 +576,9 @@ impl File for MemFile {
 
     fn sync(&self) -> Result<()> {
         let mut disk = lock(&self.disk);
-        match disk.fate("sync", &self.path) {
-            Fate::Succeeds => {
-                disk.inodes[self.inode].sync();
-                Ok(())
-            }
-            Fate::Fails(error) => {
-                disk.inodes[self.inode].dirty.clear();
-                Err(error)
-            }
-            Fate::Off(error) => Err(error),
-        }
+        disk.flush("sync", &self.path, self.inode)?;
+        disk.inodes[self.inode].sync();
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! A file system that measures its fsyncs. Uses: fs.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -98,6 +99,10 @@ impl File for MeteredFile {
 
     fn reserve(&self, bytes: u64) -> Result<bool> {
         self.inner.reserve(bytes)
+    }
+
+    fn write_back(&self, range: Range<u64>) -> Result<()> {
+        self.inner.write_back(range)
     }
 
     fn length(&self) -> Result<u64> {

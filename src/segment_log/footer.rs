@@ -18,26 +18,43 @@ pub(super) type SegmentIndex = HashMap<RegionId, Vec<Part>>;
 
 const CRC_BYTES: usize = 4;
 
-/// Writes the index of a segment, durable on return.
-///
-/// # Errors
-/// `DiskFull` or `Io`. The segment's frames are untouched.
-pub(super) fn write(info: &Info, regions: &[(RegionId, Vec<Part>)]) -> Result<Footer> {
-    let mut body = vec![0; CRC_BYTES];
-    for (region, parts) in regions {
-        put_varint(&mut body, region.0);
-        put_varint(&mut body, parts.len() as u64);
-        parts.iter().for_each(|part| put_part(&mut body, part));
+/// The index of a segment on its way: it is far smaller than what it is made of, so the regions come one
+/// after the other.
+pub(super) struct Writer {
+    bytes: Vec<u8>,
+}
+
+impl Writer {
+    pub fn new() -> Self {
+        Writer {
+            bytes: vec![0; CRC_BYTES],
+        }
     }
-    let offset = footer_offset(info.end);
-    let crc = footer_crc(info, offset, &body[CRC_BYTES..]);
-    body[..CRC_BYTES].copy_from_slice(&crc.to_le_bytes());
-    info.segment.file.write_all_at(&body, offset)?;
-    info.segment.file.sync()?;
-    Ok(Footer {
-        offset,
-        bytes: body.len() as u64,
-    })
+
+    /// Adds what a region has in the segment.
+    pub fn region(&mut self, region: RegionId, parts: &[Part]) {
+        put_varint(&mut self.bytes, region.0);
+        put_varint(&mut self.bytes, parts.len() as u64);
+        for part in parts {
+            put_part(&mut self.bytes, part);
+        }
+    }
+
+    /// Writes it behind the frames of its segment, durable on return.
+    ///
+    /// # Errors
+    /// `DiskFull` or `Io`. The segment's frames are untouched.
+    pub fn finish(mut self, info: &Info) -> Result<Footer> {
+        let offset = footer_offset(info.end);
+        let crc = footer_crc(info, offset, &self.bytes[CRC_BYTES..]);
+        self.bytes[..CRC_BYTES].copy_from_slice(&crc.to_le_bytes());
+        info.segment.file.write_all_at(&self.bytes, offset)?;
+        info.segment.file.sync()?;
+        Ok(Footer {
+            offset,
+            bytes: self.bytes.len() as u64,
+        })
+    }
 }
 
 fn footer_crc(info: &Info, offset: u64, body: &[u8]) -> u32 {
@@ -46,18 +63,12 @@ fn footer_crc(info: &Info, offset: u64, body: &[u8]) -> u32 {
 }
 
 fn put_part(out: &mut Vec<u8>, part: &Part) {
-    let runs: Vec<_> = match &part.runs {
-        Some(runs) => runs.within(&part.range()).collect(),
-        None => Vec::new(),
-    };
-    let base = runs.first().map_or(part.first, |run| run.first);
-    for word in [
-        part.first,
-        part.count,
-        part.term,
-        part.first - base,
-        runs.len() as u64,
-    ] {
+    let range = part.range();
+    let runs = part.runs.as_ref().map(|runs| runs.within(&range));
+    let count = runs.as_ref().map_or(0, |runs| runs.len() as u64);
+    let mut runs = runs.into_iter().flatten().peekable();
+    let base = runs.peek().map_or(part.first, |run| run.first);
+    for word in [part.first, part.count, part.term, part.first - base, count] {
         put_varint(out, word);
     }
     let mut behind = 0u32;

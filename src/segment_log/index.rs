@@ -210,6 +210,15 @@ impl Usages {
         }
     }
 
+    /// Puts `run` behind the others of `part`, which accepts it.
+    fn push(&mut self, part: &mut Part, run: &Run) {
+        let at = run.placed();
+        let live = self.0.entry(part.segment).or_default();
+        live.entries += u64::from(run.count);
+        live.bytes += at.bytes();
+        live.memory += part.push(run.count, at);
+    }
+
     /// Carries out `change` on `part`, and notes by how much it shrank or grew.
     fn track(&mut self, part: &mut Part, change: impl FnOnce(&mut Part)) {
         let before = Live::of(part);
@@ -269,7 +278,7 @@ impl RegionLog {
         if let Some(last) = self.parts.last_mut() {
             let follows = last.end() == run.first && *window == run.range();
             if follows && last.accepts(segment, run.term) {
-                usages.track(last, |p| p.push(run.count, run.placed()));
+                usages.push(last, run);
                 return;
             }
         }
@@ -279,7 +288,7 @@ impl RegionLog {
         if let Some(before) = self.parts[..at].last_mut() {
             let follows = before.end() == run.first && *window == run.range();
             if follows && before.accepts(segment, run.term) {
-                usages.track(before, |p| p.push(run.count, run.placed()));
+                usages.push(before, run);
                 return;
             }
         }

@@ -7,6 +7,7 @@
 
 mod batch;
 mod checkpoint;
+mod chunks;
 mod codec;
 mod cohort;
 mod copy;
@@ -241,8 +242,9 @@ fn check(options: &SegmentLogOptions) -> Result<()> {
 
 /// Starts the thread that looks after the log whenever a segment was begun.
 fn start(core: &Arc<Core>, dir: &Path) -> Result<JoinHandle<()>> {
+    core.be_ready()?;
     let (wake, woken) = crossbeam_channel::bounded(1);
-    // The reserve is filled at once.
+    // The rest of the reserve is made by the thread.
     wake.try_send(()).ok();
     core.set_wake(wake);
     let core = Arc::clone(core);

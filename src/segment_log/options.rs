@@ -41,7 +41,9 @@ pub struct SegmentLogOptions {
     /// The size of a segment file, a multiple of 4 KiB and at least 16 KiB.
     pub segment_bytes: u64,
     /// How many segments are kept in reserve: one less, of two or more, while the log takes as much of
-    /// the disk as it may.
+    /// the disk as it may. They are written with zeroes while there is time, at no more
+    /// than half of the disk's; for a writer that is ahead of that their space is only set aside, and its syncs
+    /// cost about twice as much in such a segment. With none, each rotation waits until a segment is made.
     pub spare_segments: usize,
     /// When synced writes reach the medium.
     pub sync: SyncPolicy,

@@ -4,14 +4,16 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use super::format::{HEADER_BYTES, Header, Identity, SegmentId, Usage};
 use super::segment::{Segment, file_name};
 use crate::error::{Error, Result};
 use crate::fs::FileSystem;
 
-/// What is written at a time while a segment is made.
-const CHUNK_BYTES: u64 = 1 << 20;
+/// So much of a segment of the reserve is written with zeroes, and has to be on the disk, at a time: the fsync
+/// of a writer finds no more than that before it.
+const PIECE_BYTES: u64 = 256 << 10;
 /// A file that one huge batch made larger than a segment, in percent, is not used again.
 const OVERSIZE_PERCENT: u64 = 125;
 
@@ -41,13 +43,16 @@ struct Idle {
     unused: Vec<Arc<Segment>>,
 }
 
-/// How a new file gets its space.
+/// Who a segment is made for.
 #[derive(Clone, Copy)]
-enum Space {
-    /// Written with zeroes: a frame in it costs one write to the disk, and no note about the file.
-    Written,
-    /// Set aside: at once, for who cannot wait.
-    Reserved,
+pub(super) enum For<'a> {
+    /// There are no writers yet: it is written with zeroes.
+    Nobody,
+    /// Somebody who waits for it: its space is set aside, and no more.
+    Writer,
+    /// Whoever comes: it is written with zeroes besides, so that a frame in it costs one write to the disk,
+    /// and no note about the file; until this says that a writer may not find one otherwise.
+    Reserve(&'a dyn Fn() -> bool),
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -100,7 +105,7 @@ impl Pool {
     /// `DiskFull` or `Io`; nothing of the log was touched then.
     pub fn take(&self, bytes: u64) -> Result<Segment> {
         let ready = lock(&self.spares).ready.pop_front();
-        let mut segment = ready.map_or_else(|| self.make(Space::Reserved), Ok)?;
+        let mut segment = ready.map_or_else(|| self.make(For::Writer), Ok)?;
         if let Err(error) = self.grow(&mut segment, bytes) {
             self.put(segment);
             return Err(error);
@@ -121,14 +126,14 @@ impl Pool {
     ///
     /// # Errors
     /// `DiskFull` or `Io`.
-    pub fn fill(&self, count: usize, bytes_max: u64) -> Result<()> {
+    pub fn fill(&self, count: usize, bytes_max: u64, whom: For) -> Result<()> {
         while self.ready() < count {
             let is_free = |unused: &Arc<Segment>| Arc::strong_count(unused) == 1;
             let has_unused = lock(&self.idle).unused.iter().any(is_free);
             if !has_unused && self.bytes()? + self.segment_bytes > bytes_max {
                 break;
             }
-            self.put(self.make(Space::Written)?);
+            self.put(self.make(whom)?);
         }
         Ok(())
     }
@@ -249,7 +254,7 @@ impl Pool {
         id
     }
 
-    fn make(&self, space: Space) -> Result<Segment> {
+    fn make(&self, whom: For) -> Result<Segment> {
         let id = self.number();
         let path = self.dir.join(file_name(id));
         let mut segment = match self.pop_idle() {
@@ -265,7 +270,7 @@ impl Pool {
             }
             None => self.create(path, id)?,
         };
-        let made = self.prepare(&mut segment, space);
+        let made = self.prepare(&mut segment, whom);
         if let Err(error) = made {
             // It counts for nothing yet; if this fails too, the next open finds it.
             self.fs.remove(&segment.path).ok();
@@ -303,16 +308,9 @@ impl Pool {
         })
     }
 
-    fn prepare(&self, segment: &mut Segment, space: Space) -> Result<()> {
+    fn prepare(&self, segment: &mut Segment, whom: For) -> Result<()> {
         if segment.size < self.segment_bytes {
-            let is_reserved = match space {
-                Space::Reserved => segment.file.reserve(self.segment_bytes)?,
-                Space::Written => false,
-            };
-            match is_reserved {
-                true => segment.extend(self.segment_bytes),
-                false => write_zeroes(segment, self.segment_bytes)?,
-            }
+            allot(segment, self.segment_bytes, whom)?;
         }
         let header = Header {
             identity: Identity {
@@ -335,61 +333,39 @@ impl Pool {
         if segment.size >= bytes {
             return Ok(());
         }
-        write_zeroes(segment, bytes)?;
+        allot(segment, bytes, For::Writer)?;
         segment.file.sync()
     }
 }
 
-fn write_zeroes(segment: &mut Segment, size: u64) -> Result<()> {
-    let chunk = vec![0; CHUNK_BYTES.min(size - segment.size) as usize];
+/// Gives a file the space for `size` bytes of frames. What of it was not synced, a sync makes durable.
+fn allot(segment: &mut Segment, size: u64, whom: For) -> Result<()> {
+    // First of all, so that a disk that is full says so before the work.
+    let is_set_aside = segment.file.reserve(size)?;
+    let zeroes = vec![0; PIECE_BYTES.min(size - segment.size) as usize];
     while segment.size < size {
-        let bytes = CHUNK_BYTES.min(size - segment.size);
-        segment
-            .file
-            .write_all_at(&chunk[..bytes as usize], segment.size)?;
-        segment.size += bytes;
+        let (is_enough, is_shared) = match whom {
+            For::Nobody => (false, false),
+            For::Writer => (true, false),
+            For::Reserve(is_urgent) => (is_urgent(), true),
+        };
+        if is_set_aside && is_enough {
+            break;
+        }
+        let start = Instant::now();
+        let piece = segment.size..size.min(segment.size + PIECE_BYTES);
+        let bytes = piece.end - piece.start;
+        (segment.file).write_all_at(&zeroes[..bytes as usize], piece.start)?;
+        segment.size = piece.end;
+        if is_shared && piece.end < size {
+            segment.file.write_back(piece)?;
+            // So that half of the disk's time is the writers'.
+            std::thread::sleep(start.elapsed());
+        }
     }
     segment.extend(size);
     Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-    use crate::memory::MemFs;
-
-    fn pool(fs: &MemFs) -> Result<Pool> {
-        fs.create_dir_all(Path::new("log"))?;
-        let fs = Arc::new(fs.clone());
-        Ok(Pool::new(fs, "log".into(), 1 << 16, 1, SegmentId(1)))
-    }
-
-    #[test]
-    fn after_a_failed_sync_of_the_directory_no_other_succeeds() -> Result<()> {
-        let fs = MemFs::new();
-        let pool = pool(&fs)?;
-        fs.create(Path::new("log/a"))?;
-        fs.fail_at(fs.operations(), std::io::ErrorKind::Other);
-        assert!(matches!(pool.sync_names(), Err(Error::Io { .. })));
-        fs.create(Path::new("log/b"))?;
-        assert!(matches!(pool.sync_names(), Err(Error::Poisoned { .. })));
-        Ok(())
-    }
-
-    #[test]
-    fn a_spare_that_comes_after_a_higher_number_was_taken_is_not_given_out() -> Result<()> {
-        let pool = pool(&MemFs::new())?;
-        let late = pool.make(Space::Written)?;
-        let taken = pool.take(0)?;
-        assert!(taken.id > late.id);
-        assert_eq!((taken.size, taken.file.length()?), (1 << 16, 1 << 16));
-        pool.put(late);
-        assert_eq!(pool.ready(), 0);
-        // Its file is used for the next.
-        assert!(pool.take(0)?.id > taken.id);
-        assert!(lock(&pool.idle).unused.is_empty());
-        Ok(())
-    }
-}
+mod tests;

@@ -22,8 +22,10 @@ use crate::types::RegionId;
 const GAP_BYTES: u64 = 16 << 10;
 /// What one call reads at most, unless one run is larger.
 const CALL_BYTES: u64 = 1 << 20;
-/// What is looked up at once, in bytes of runs.
+/// What is looked up at once, in bytes of runs,
 const PLAN_BYTES: u64 = 4 << 20;
+/// and in runs: to be looked up takes more memory than a tiny one has bytes.
+const PLAN_RUNS: usize = 4096;
 
 /// A run that is wanted, and what of it.
 pub(super) struct Piece {
@@ -171,11 +173,18 @@ impl Core {
             let count = contiguous(rest);
             let (call, behind) = rest.split_at(count);
             let (start, end) = (first.start(), call[count - 1].end());
-            let bytes = Bytes::from(first.info.segment.read(start, end - start)?);
+            let mut read = first.info.segment.read(start, end - start)?;
             self.counters.read_bytes.fetch_add(end - start, Relaxed);
+            let is_packed = count > 1 && pack(call, &mut read);
+            let read = Bytes::from(read);
+            let mut next = 0;
             for piece in call {
-                let within = (piece.start() - start) as usize;
-                let bytes = bytes.slice(within..within + piece.bytes() as usize);
+                let at = match is_packed {
+                    true => next,
+                    false => (piece.start() - start) as usize,
+                };
+                next = at + piece.bytes() as usize;
+                let bytes = read.slice(at..next);
                 let checked = check_run(&piece.run, piece.info.identity.seed(), &bytes);
                 checked.map_err(|(stored, computed)| {
                     piece.damaged(&format!("crc {stored:#010x}, computed {computed:#010x}"))
@@ -202,6 +211,24 @@ impl Core {
         let clipped = parts.map(|p| p.clip(p.first.max(range.start)..p.end().min(range.end)));
         clipped.map(|part| part.bytes).sum()
     }
+}
+
+/// Leaves of what was read for several pieces no more than their bytes, one after the other, if most of
+/// it lies between them: whoever keeps an entry keeps all that was read with it. Says whether it has.
+fn pack(pieces: &[Piece], read: &mut Vec<u8>) -> bool {
+    let wanted: u64 = pieces.iter().map(Piece::bytes).sum();
+    if wanted * 2 >= read.len() as u64 {
+        return false;
+    }
+    let mut end = 0;
+    for piece in pieces {
+        let (at, bytes) = (piece.start() - pieces[0].start(), piece.bytes());
+        read.copy_within(at as usize..(at + bytes) as usize, end);
+        end += bytes as usize;
+    }
+    read.truncate(end);
+    read.shrink_to_fit();
+    true
 }
 
 /// How many of the first pieces are read by one call.
@@ -323,11 +350,72 @@ struct Planned {
 impl Planned {
     /// Whether it is as much as was asked for: at least one run.
     fn is_full(&self) -> bool {
-        !self.pieces.is_empty() && self.bytes >= self.bytes_max
+        !self.pieces.is_empty() && (self.bytes >= self.bytes_max || self.pieces.len() >= PLAN_RUNS)
     }
 }
 
 pub(super) fn missing(region: RegionId, index: u64) -> Error {
     let detail = "it is missing from the log";
     Error::corruption(Some(region), format!("entry {index}"), detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use super::super::format::Identity;
+    use super::super::segment::Segment;
+    use super::*;
+    use crate::fs::FileSystem as _;
+    use crate::memory::MemFs;
+
+    fn pieces(places: &[(u32, u32)]) -> Result<Vec<Piece>> {
+        let path = PathBuf::from("segment");
+        let segment = Arc::new(Segment {
+            id: SegmentId(1),
+            file: MemFs::new().create(&path)?,
+            path,
+            size: 0,
+            length: 0,
+        });
+        let piece = |(offset, stored)| Piece {
+            info: Info {
+                segment: Arc::clone(&segment),
+                identity: Identity::default(),
+                is_cold: false,
+                end: 0,
+                footer: None,
+            },
+            run: Run {
+                region: RegionId(1),
+                first: 1,
+                count: 1,
+                term: 1,
+                stored,
+                offset,
+            },
+            window: 1..2,
+            cached: None,
+        };
+        Ok(places.iter().copied().map(piece).collect())
+    }
+
+    #[test]
+    fn entries_that_lie_far_apart_keep_no_more_than_their_bytes() -> Result<()> {
+        let read: Vec<u8> = (0..100).collect();
+        let mut packed = read.clone();
+        assert!(pack(
+            &pieces(&[(500, 3), (560, 2), (590, 10 | COMPRESSED)])?,
+            &mut packed
+        ));
+        assert_eq!(packed[..5], [0, 1, 2, 60, 61]);
+        assert_eq!(packed[5..], (90..100).collect::<Vec<u8>>());
+        assert_eq!(packed.capacity(), 15);
+        // Where most of it is wanted, nothing is moved.
+        let mut dense = read.clone();
+        assert!(!pack(&pieces(&[(500, 40), (590, 10)])?, &mut dense));
+        assert_eq!(dense, read);
+        Ok(())
+    }
 }

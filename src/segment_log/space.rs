@@ -75,9 +75,9 @@ impl Tables {
         bytes + kept + room > self.allowed_bytes(options)
     }
 
-    /// Whether dead segments are what is too much.
+    /// Whether the whole reserve has no room beside what is in use, dead segments with it.
     pub fn is_crowded(&self, options: &SegmentLogOptions) -> bool {
-        self.is_too_much(self.taken_bytes(), 0, options)
+        options.reserve() * options.segment_bytes > self.spare_bytes(options)
     }
 
     /// What files that are not in use may take.

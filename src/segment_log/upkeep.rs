@@ -11,6 +11,7 @@ use super::core::{Core, Tables, lock};
 use super::footer;
 use super::format::SegmentId;
 use super::part::Part;
+use super::pool::For;
 use super::segment::Info;
 use crate::error::{Error, Result};
 use crate::types::RegionId;
@@ -86,19 +87,16 @@ impl Core {
         self.checkpoint_if_due(upkeep)?;
         let options = &self.options;
         let spare_bytes = self.read_tables().spare_bytes(options);
-        self.pool.fill(options.spare_segments, spare_bytes)?;
+        self.fill_reserve(options.spare_segments, spare_bytes)?;
         let at_least = options.spares_at_least();
-        self.pool.fill(at_least, u64::MAX)?;
+        self.fill_reserve(at_least, u64::MAX)?;
         self.pool.drain(at_least, spare_bytes)
     }
 
     /// A writer may be about to need a segment. At the bound one has to be freed for it first.
     fn be_ready_for_a_writer(&self) -> Result<()> {
         let spare_bytes = self.read_tables().spare_bytes(&self.options);
-        match self
-            .pool
-            .fill(self.options.spare_segments.min(1), spare_bytes)
-        {
+        match self.fill_reserve(self.options.spare_segments.min(1), spare_bytes) {
             // What follows may make room.
             Ok(()) | Err(Error::DiskFull { .. }) => Ok(()),
             Err(error) => Err(error),
@@ -111,6 +109,27 @@ impl Core {
         let tables = self.read_tables();
         let bytes = reserve + tables.bytes_to_copy(source);
         Ok(bytes <= tables.left_bytes(&self.options))
+    }
+
+    /// Has a segment ready before there are writers. Else the first would be one whose space is only set
+    /// aside, and every frame in it dearer.
+    pub fn be_ready(&self) -> Result<()> {
+        let one = self.options.spare_segments.min(1);
+        match self.pool.fill(one, u64::MAX, For::Nobody) {
+            Ok(()) | Err(Error::DiskFull { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn fill_reserve(&self, count: usize, bytes_max: u64) -> Result<()> {
+        let is_urgent = || self.is_stopped() || self.pool.ready() == 0 && self.is_half_full();
+        self.pool.fill(count, bytes_max, For::Reserve(&is_urgent))
+    }
+
+    /// Whether the segment that is written to is. Who has come so far may need the next one before it could
+    /// be written with zeroes.
+    fn is_half_full(&self) -> bool {
+        self.read_tables().position.offset > self.options.segment_bytes / 2
     }
 
     /// Makes the next open short: everything durable, indexed and in the checkpoint. Nothing is
@@ -181,47 +200,63 @@ impl Core {
 
     fn seal_one(&self, info: &Info) -> Result<()> {
         let id = info.identity.segment;
-        let regions = match self.parts_of(id) {
-            Some(regions) => regions,
+        let regions = self.regions_in(id);
+        let footer = match self.footer_of(id, &regions) {
+            Some(footer) => footer,
             None => {
                 // Without a footer nothing of it is dropped before it has one.
                 self.load(id, RegionId(0))?;
-                let parts = self.parts_of(id);
-                parts.ok_or_else(|| {
+                let footer = self.footer_of(id, &regions);
+                footer.ok_or_else(|| {
                     let what = format!("segment {id}");
                     Error::corruption(None, what, "its frames do not hold all of its entries")
                 })?
             }
         };
-        let footer = footer::write(info, &regions)?;
+        let footer = footer.finish(info)?;
         if let Some(info) = self.write_tables().segments.get_mut(&id) {
             info.footer = Some(footer);
         }
         for some in regions.chunks(REGIONS_AT_A_TIME) {
             let mut tables = self.write_tables();
-            for (region, _) in some {
+            for region in some {
                 tables.index.tighten(*region, id);
             }
         }
         Ok(())
     }
 
-    /// The parts in a segment; nothing if one of them has dropped its runs.
-    pub fn parts_of(&self, id: SegmentId) -> Option<Vec<(RegionId, Vec<Part>)>> {
+    /// The regions with entries in a segment.
+    fn regions_in(&self, id: SegmentId) -> Vec<RegionId> {
         let mut regions = Vec::new();
-        let mut is_whole = true;
         self.each_region(|tables, region| {
-            let Some(log) = tables.index.regions.get(&region) else {
-                return;
-            };
-            let parts = log.parts.iter().filter(|p| p.segment == id);
-            let parts: Vec<Part> = parts.cloned().collect();
-            is_whole &= parts.iter().all(|part| part.runs.is_some());
-            if !parts.is_empty() {
-                regions.push((region, parts));
+            let log = tables.index.regions.get(&region);
+            if log.is_some_and(|log| log.parts.iter().any(|part| part.segment == id)) {
+                regions.push(region);
             }
         });
-        is_whole.then_some(regions)
+        regions
+    }
+
+    /// What a segment that gets no more frames has of these regions; nothing if a part in it has dropped
+    /// its runs. One region's places at a time are copied, and written down without the readers' lock.
+    fn footer_of(&self, id: SegmentId, regions: &[RegionId]) -> Option<footer::Writer> {
+        let mut footer = footer::Writer::new();
+        for region in regions {
+            let parts: Vec<Part> = {
+                let tables = self.read_tables();
+                let log = tables.index.regions.get(region);
+                let parts = log.into_iter().flat_map(|log| &log.parts);
+                parts.filter(|p| p.segment == id).cloned().collect()
+            };
+            if parts.iter().any(|part| part.runs.is_none()) {
+                return None;
+            }
+            if !parts.is_empty() {
+                footer.region(*region, &parts);
+            }
+        }
+        Some(footer)
     }
 
     fn checkpoint_if_due(&self, upkeep: &mut Upkeep) -> Result<()> {

@@ -288,3 +288,52 @@ fn a_copy_that_finds_no_room_leaves_no_file() {
         "{stats:?}"
     );
 }
+
+/// Writes an entry, then fills the reserve with segments of several pieces.
+fn fill_large_reserve(fs: &MemFs) -> (SegmentLog, Result<()>) {
+    let mut options = options();
+    options.segment_bytes = 640 << 10;
+    let log = open(fs, &options).expect("open");
+    log.write(&probe(), Durability::Synced).expect("write");
+    let filled = log.maintain();
+    (log, filled)
+}
+
+#[test]
+fn a_reserve_that_fails_or_is_cut_between_two_pieces_counts_for_nothing() {
+    let fs = MemFs::new();
+    let (_, filled) = fill_large_reserve(&fs);
+    filled.expect("maintain");
+    let history = fs.history();
+    let at = |(at, (op, _)): (usize, &(&str, _))| (*op == "write back").then_some(at as u64);
+    let pieces: Vec<u64> = history.iter().enumerate().filter_map(at).collect();
+    assert_eq!(
+        pieces.len(),
+        4,
+        "three pieces a segment, the last with its sync"
+    );
+    for at in pieces {
+        let fs = MemFs::new();
+        fs.fail_at(at, ErrorKind::Other);
+        let (log, filled) = fill_large_reserve(&fs);
+        assert!(matches!(filled, Err(Error::Io { .. })), "{at}: {filled:?}");
+        let write = log.write(&probe(), Durability::Synced);
+        assert!(matches!(write, Err(Error::Poisoned { .. })), "{write:?}");
+        let cut = MemFs::new();
+        cut.cut_at(at);
+        let (_, filled) = fill_large_reserve(&cut);
+        assert!(matches!(filled, Err(Error::Io { .. })), "{at}: {filled:?}");
+        for fs in [fs, cut] {
+            for lost in [Lost::Nothing, Lost::Half, Lost::Everything] {
+                let image = fs.after_power_cut(lost, at);
+                let mut options = options();
+                options.segment_bytes = 640 << 10;
+                let log = open(&image, &options).expect("open");
+                assert!(log.read_entry(99.into(), 1).expect("read").is_some());
+                log.write(&probe(), Durability::Synced).expect("write");
+                log.maintain().expect("maintain");
+                assert_eq!(log.segment_stats().spare_segments, 2);
+            }
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! The append-only log against power cuts, damage, failing disks and a plain model.
 
+mod crowd;
 mod cuts;
 mod durability;
 mod faults;

@@ -7,7 +7,8 @@ use peerstore::memory::MemFs;
 use peerstore::segment_log::{Laggard, SegmentLog};
 use peerstore::{Durability, Error, FileSystem, LogBatch, RaftLogStorage, RegionId};
 
-use crate::support::{DIR, Random, bytes_on_disk, content, entry, open, options, state};
+use crate::observed::Observed;
+use crate::support::{DIR, Random, bytes_on_disk, content, entry, open, open_on, options, state};
 
 /// One entry of random bytes for `region`.
 fn append(log: &SegmentLog, random: &mut Random, region: u64, index: u64, bytes: usize) {
@@ -115,6 +116,38 @@ fn a_limit_on_memory_lets_sealed_segments_forget_their_index() {
         .expect("read");
     assert_eq!(rest, want.0[&1].1[69..]);
     assert_eq!(log.read_entry(RegionId(1), 69).expect("read"), None);
+}
+
+/// More of them than are looked up at once, and so far apart that they are not kept as they were read.
+#[test]
+fn tens_of_thousands_of_tiny_entries_are_read_as_they_were_written() {
+    let fs = MemFs::new();
+    let mut options = options();
+    (options.segment_bytes, options.ring_bytes) = (256 << 10, 0);
+    let log = open(&fs, &options).expect("open");
+    let data = |region: u64, index: u64| (region * 100_000 + index).to_le_bytes().to_vec();
+    for index in 1..10_001 {
+        let mut batch = LogBatch::default();
+        for region in 1..6 {
+            batch.append(RegionId(region), vec![entry(index, 1, data(region, index))]);
+        }
+        log.write(&batch, Durability::Buffered).expect("write");
+    }
+    log.maintain().expect("maintain");
+    for (range, bytes_max) in [
+        (1..10_001, u64::MAX),
+        (17..9_999, u64::MAX),
+        (5..10_001, 1000),
+    ] {
+        let read = log
+            .read_entries(RegionId(3), range.clone(), bytes_max)
+            .expect("read");
+        let is_whole = bytes_max == u64::MAX;
+        assert!(read.len() as u64 == range.end - range.start || !is_whole && !read.is_empty());
+        for (entry, index) in read.iter().zip(range) {
+            assert_eq!((entry.index, entry.data.to_vec()), (index, data(3, index)));
+        }
+    }
 }
 
 #[test]
@@ -291,4 +324,42 @@ fn come_back_never(bytes: usize) {
     assert_eq!(first, Some(entry(1, 1, vec![3; bytes])));
     let second = log.read_entry(RegionId(1), 2).expect("read");
     assert_eq!(second, None, "of the earlier opening, {bytes} bytes");
+}
+
+#[test]
+fn a_writer_that_is_ahead_of_the_reserve_gets_segments_without_zeroes() {
+    let changes: Arc<Mutex<Vec<&'static str>>> = Arc::default();
+    let noted = Arc::clone(&changes);
+    let fs = Observed::new(&MemFs::new(), None, move |op, path| {
+        if path.extension().is_some_and(|e| e == "seg") {
+            noted.lock().expect("nothing panics here").push(op);
+        }
+    });
+    let mut options = options();
+    options.segment_bytes = 64 << 10;
+    let log = open_on(Arc::new(fs), &options).expect("open");
+    let done = |log: &SegmentLog| {
+        changes.lock().expect("nothing panics here").clear();
+        log.maintain().expect("maintain");
+        std::mem::take(&mut *changes.lock().expect("nothing panics here"))
+    };
+    let zeroed = ["create", "reserve", "write", "write", "sync"];
+    let set_aside = ["create", "reserve", "write", "sync"];
+    let mut random = Random(7);
+    append(&log, &mut random, 1, 1, 1_000);
+    assert_eq!(done(&log), [zeroed, zeroed].concat(), "there is time");
+    // Two segments and more than a half: the reserve is used up.
+    for index in 2..165 {
+        append(&log, &mut random, 1, index, 1_000);
+    }
+    let stats = log.segment_stats();
+    assert_eq!((stats.rotations, stats.spare_segments), (3, 0), "{stats:?}");
+    let made = done(&log);
+    assert!(
+        made.starts_with(&set_aside),
+        "the first is set aside: {made:?}"
+    );
+    // Then the two that are full are indexed, and there is time for the next.
+    assert!(made.ends_with(&zeroed), "the second is not: {made:?}");
+    assert_eq!(log.segment_stats().spare_segments, 2);
 }

@@ -67,6 +67,23 @@ fn unsynced_bytes_are_lost_when_everything_is() -> Result<()> {
 }
 
 #[test]
+fn bytes_that_were_only_written_back_can_be_lost() -> Result<()> {
+    let fs = with_dir()?;
+    let file = write_durably(&fs, "a", b"old")?;
+    file.write_all_at(b"new", 0)?;
+    file.write_back(0..3)?;
+    let cut = fs.after_power_cut(Lost::Everything, 0);
+    assert_eq!(contents(&cut, "a")?, b"old");
+    fs.fail_at(fs.operations(), ErrorKind::Other);
+    assert!(file.write_back(0..3).is_err());
+    // As after a failed sync, a later one does not write them.
+    file.sync()?;
+    let cut = fs.after_power_cut(Lost::Nothing, 0);
+    assert_eq!(contents(&cut, "a")?, b"old");
+    Ok(())
+}
+
+#[test]
 fn unsynced_sectors_are_lost_one_by_one() -> Result<()> {
     let fs = with_dir()?;
     let file = write_durably(&fs, "a", &[1; 8 * SECTOR_BYTES])?;
