@@ -341,7 +341,7 @@ impl RaftLogStorage for SegmentLog {
         let infos = tables.segments.values();
         LogUsage {
             segments: tables.segments.len() as u64,
-            disk_bytes: infos.map(|info| info.segment.size).sum(),
+            disk_bytes: infos.map(|info| info.file_bytes()).sum(),
             live_bytes: tables.index.usages.total().bytes,
             spare_segments: self.core.pool.ready() as u64,
             spare_segments_wanted: match self.core.options.background {

@@ -40,7 +40,8 @@ pub struct SegmentLogOptions {
     pub create_if_missing: bool,
     /// The size of a segment file, a multiple of 4 KiB and at least 16 KiB.
     pub segment_bytes: u64,
-    /// How many segments are kept in reserve. They are written with zeroes while there is time, at no more
+    /// How many segments are kept in reserve: one less, of two or more, while the log takes as much of
+    /// the disk as it may. They are written with zeroes while there is time, at no more
     /// than half of the disk's; for a writer that is ahead of that their space is only set aside, and its syncs
     /// cost about twice as much in such a segment. With none, each rotation waits until a segment is made.
     pub spare_segments: usize,
@@ -56,8 +57,9 @@ pub struct SegmentLogOptions {
     /// Whether runs that shrink by an eighth or more are stored compressed by LZ4.
     pub compress: bool,
     /// A sealed segment with less alive than this share of its bytes, in percent, is copied and freed.
-    /// Others wait, because what waits dies: they are copied only while the log takes more than twice
-    /// what lives in it and four segments, the ones with the least alive first.
+    /// Others wait, because what waits dies: they are copied only so that all files take no more than
+    /// twice what lives in them and four segments (two and the reserve, if that is larger than two), the
+    /// ones with the least alive first.
     pub copy_below_percent: u64,
     /// Whether a thread prepares, seals and frees segments. Without it
     /// [`SegmentLog::maintain`](super::SegmentLog::maintain) does, when it is called.

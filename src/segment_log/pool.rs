@@ -121,15 +121,38 @@ impl Pool {
         Ok(segment)
     }
 
-    /// Makes segments until `count` are ready.
+    /// Makes segments until `count` are ready, out of files that nobody needs, or new ones while the
+    /// reserve takes no more than `bytes_max` with them.
     ///
     /// # Errors
     /// `DiskFull` or `Io`.
-    pub fn fill(&self, count: usize, whom: For) -> Result<()> {
+    pub fn fill(&self, count: usize, bytes_max: u64, whom: For) -> Result<()> {
         while self.ready() < count {
+            let is_free = |unused: &Arc<Segment>| Arc::strong_count(unused) == 1;
+            let has_unused = lock(&self.idle).unused.iter().any(is_free);
+            if !has_unused && self.bytes()? + self.segment_bytes > bytes_max {
+                break;
+            }
             self.put(self.make(whom)?);
         }
         Ok(())
+    }
+
+    /// A file that begins empty and grows with what is written. Its name is not durable yet.
+    ///
+    /// # Errors
+    /// `DiskFull` or `Io`.
+    pub fn begin_empty(&self) -> Result<Segment> {
+        let id = self.number();
+        self.create(self.dir.join(file_name(id)), id)
+    }
+
+    /// Removes a file that nothing that is durable needs. Somebody may still be reading.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn remove(&self, segment: &Segment) -> Result<()> {
+        self.fs.remove(&segment.path)
     }
 
     fn put(&self, segment: Segment) {
@@ -142,29 +165,49 @@ impl Pool {
         spares.ready.insert(at, segment);
     }
 
-    /// Removes unused files until those that are left and the reserve take no more than `bytes_max`.
+    /// What the reserve and unused files take.
     ///
     /// # Errors
     /// `Io`.
-    pub fn drain(&self, bytes_max: u64) -> Result<()> {
+    pub fn bytes(&self) -> Result<u64> {
         let spares: u64 = (lock(&self.spares).ready.iter()).map(|s| s.length).sum();
-        let mut taken = spares;
+        let mut bytes = spares;
         for unused in &lock(&self.idle).unused {
-            taken += unused.file.length()?;
+            bytes += unused.file.length()?;
         }
-        while taken > bytes_max
-            && let Some(segment) = self.pop_idle()
-        {
+        Ok(bytes)
+    }
+
+    /// Removes unused files, and then spares beyond `count`, until what is left takes no more than
+    /// `bytes_max`.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn drain(&self, count: usize, bytes_max: u64) -> Result<()> {
+        let mut taken = self.bytes()?;
+        while taken > bytes_max {
+            let Some(segment) = self.pop_idle().or_else(|| self.pop_beyond(count)) else {
+                break;
+            };
             taken -= segment.file.length()?;
             self.fs.remove(&segment.path)?;
         }
         Ok(())
     }
 
+    /// The last spare, if there are more than `count`.
+    fn pop_beyond(&self, count: usize) -> Option<Segment> {
+        let ready = &mut lock(&self.spares).ready;
+        if ready.len() > count {
+            return ready.pop_back();
+        }
+        None
+    }
+
     /// Gives the space of one spare back to the file system. Says whether there was one.
     pub fn shed(&self) -> Result<bool> {
         let idle = self.pop_idle();
-        let spare = idle.or_else(|| lock(&self.spares).ready.pop_back());
+        let spare = idle.or_else(|| self.pop_beyond(0));
         let Some(segment) = spare else {
             return Ok(false);
         };
@@ -203,13 +246,16 @@ impl Pool {
         lock(&self.idle).next
     }
 
+    /// A number above every one that was given; the next is above it.
+    fn number(&self) -> SegmentId {
+        let mut idle = lock(&self.idle);
+        let id = idle.next;
+        idle.next = SegmentId(id.0 + 1);
+        id
+    }
+
     fn make(&self, whom: For) -> Result<Segment> {
-        let id = {
-            let mut idle = lock(&self.idle);
-            let id = idle.next;
-            idle.next = SegmentId(id.0 + 1);
-            id
-        };
+        let id = self.number();
         let path = self.dir.join(file_name(id));
         let mut segment = match self.pop_idle() {
             Some(old) if old.size <= self.segment_bytes / 100 * OVERSIZE_PERCENT => {

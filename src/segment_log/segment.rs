@@ -114,10 +114,19 @@ pub(super) struct Info {
 }
 
 impl Info {
-    /// What its file takes: its index may lie behind what was made for frames.
+    /// What its file takes: its index may lie behind what was made for frames, and one that copies go to
+    /// grows with them.
     pub fn file_bytes(&self) -> u64 {
         let behind = self.footer.map_or(0, |footer| footer.offset + footer.bytes);
-        self.segment.length.max(behind)
+        self.segment.length.max(self.end).max(behind)
+    }
+
+    /// What of it is for frames.
+    pub fn frame_bytes(&self) -> u64 {
+        match self.is_cold {
+            true => self.end,
+            false => self.segment.size,
+        }
     }
 }
 

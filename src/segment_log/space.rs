@@ -1,25 +1,40 @@
 //! How much the log may take of the disk, and which segment is freed next. Never does I/O.
 //!
-//! The segments in use and two checkpoints may take twice what lives in them and a segment. The reserve
-//! comes on top, and one file that nobody needs for the moment: to remove it and to make it again would
-//! cost the writing of its zeroes. Below that, what is nearly dead is copied because it is cheap; above
-//! it, whatever is less than three quarters alive, because it must be.
+//! All files together may take twice what lives, and four segments: the one that is written to, a reserve
+//! of two, and one more. What waits dies, so as much of that as possible is left to segments that are
+//! dying: all but one spare, and room for the copies that are made meanwhile. Below that bound, what is
+//! nearly dead is copied because it is cheap; at it, the segment with the least alive, because one must be.
 
 use super::core::{Core, Tables};
-use super::index::Live;
+use super::format::HEADER_BYTES;
 use super::options::SegmentLogOptions;
 use super::segment::Info;
 use super::upkeep::Upkeep;
 
-/// The segments in use may take this many times what lives in them,
+/// The files may take this many times what lives in them,
 const TIMES_LIVE: u64 = 2;
-/// and so many segments: the one that is written to.
-const SEGMENTS_FREE: u64 = 1;
-/// With the reserve, and a file that is kept to be used again, so many more.
-const SEGMENTS_KEPT: u64 = 3;
-/// Beyond that a segment of which less than so many percent live is copied. With more there would be
+/// and, beside the reserve, so many segments,
+const SEGMENTS_FREE: u64 = 2;
+/// where the reserve counts as so many at least.
+const RESERVE_MIN: u64 = 2;
+/// Of a segment, so small a part at least is left for copies until what they are of is freed.
+const ROOM_DIVISOR: u64 = 4;
+/// A segment of which less than so many percent live is copied at the bound. With more there would be
 /// little to gain, and the copying might not end.
 const WORTH_COPYING_PERCENT: u64 = 75;
+
+impl SegmentLogOptions {
+    /// The reserve that the bound has room for.
+    fn reserve(&self) -> u64 {
+        RESERVE_MIN.max(self.spare_segments as u64)
+    }
+
+    /// How many spares there are even at the bound. The last of the reserve is given up there: what dies
+    /// in its place need not be copied.
+    pub fn spares_at_least(&self) -> usize {
+        self.spare_segments.min(self.reserve() as usize - 1)
+    }
+}
 
 impl Tables {
     /// Whether nothing of a segment is needed once a checkpoint of now is durable. One that copies go
@@ -43,24 +58,44 @@ impl Tables {
         self.segment_bytes() + 2 * self.checkpoint_bytes
     }
 
-    /// What the files in use should not exceed.
+    /// What all files may take.
     fn allowed_bytes(&self, options: &SegmentLogOptions) -> u64 {
         let live = self.index.usages.total();
         // Tiny entries take more than their bytes however well they are packed.
         let packed = live.copied_bytes() / WORTH_COPYING_PERCENT * 100;
-        (TIMES_LIVE * live.bytes).max(packed) + SEGMENTS_FREE * options.segment_bytes
+        let segments = SEGMENTS_FREE + options.reserve();
+        (TIMES_LIVE * live.bytes).max(packed) + segments * options.segment_bytes
     }
 
-    /// Whether dead segments are what is too much.
+    /// Whether segments in use that take so much leave too little for a spare, and for so many bytes of
+    /// copies.
+    fn is_too_much(&self, bytes: u64, copies: u64, options: &SegmentLogOptions) -> bool {
+        let kept = (options.reserve() - 1) * options.segment_bytes;
+        let room = copies.max(options.segment_bytes / ROOM_DIVISOR);
+        bytes + kept + room > self.allowed_bytes(options)
+    }
+
+    /// Whether the whole reserve has no room beside what is in use, dead segments with it.
     pub fn is_crowded(&self, options: &SegmentLogOptions) -> bool {
-        self.taken_bytes() > self.allowed_bytes(options)
+        options.reserve() * options.segment_bytes > self.spare_bytes(options)
     }
 
-    /// The bytes of files that nobody needs which may be kept, because writing into them again costs
-    /// less than making new ones.
+    /// What files that are not in use may take.
+    pub fn left_bytes(&self, options: &SegmentLogOptions) -> u64 {
+        self.allowed_bytes(options)
+            .saturating_sub(self.taken_bytes())
+    }
+
+    /// What the reserve, and files that nobody needs for the moment, may take: to write into those again
+    /// costs less than to make new ones. The rest is for copies.
     pub fn spare_bytes(&self, options: &SegmentLogOptions) -> u64 {
-        let allowed = self.allowed_bytes(options) + SEGMENTS_KEPT * options.segment_bytes;
-        allowed.saturating_sub(self.taken_bytes())
+        let room = options.segment_bytes / ROOM_DIVISOR;
+        self.left_bytes(options).saturating_sub(room)
+    }
+
+    /// What a copy of all that lives in a segment takes, about.
+    pub fn bytes_to_copy(&self, info: &Info) -> u64 {
+        self.index.usages.of(info.identity.segment).copied_bytes()
     }
 }
 
@@ -68,29 +103,31 @@ impl Core {
     /// The sealed segment with the least alive, if it is worth copying.
     pub fn copy_candidate(&self, upkeep: &Upkeep) -> Option<Info> {
         let tables = self.read_tables();
-        let copying = upkeep.cold.as_ref().map(|cold| cold.id());
-        let percent = |live: Live, info: &Info| live.copied_bytes() * 100 / info.segment.size;
         let mut least: Option<(u64, &Info)> = None;
         // Dead ones need no copying: they go with the next checkpoint.
         let mut taken = 2 * tables.checkpoint_bytes;
         for info in tables.segments.values().filter(|i| !tables.is_dead(i)) {
             taken += info.file_bytes();
             let id = info.identity.segment;
-            let is_left = Some(id) == copying || upkeep.unreadable.contains(&id);
-            if is_left || !tables.is_done(info) {
+            if upkeep.unreadable.contains(&id) || !tables.is_done(info) {
                 continue;
             }
-            let alive = percent(tables.index.usages.of(id), info);
+            // Of one that copies still go to, what is not written is no loss.
+            let bytes = match upkeep.colds.has(id) {
+                true => info.end - HEADER_BYTES,
+                false => info.frame_bytes(),
+            };
+            let alive = tables.bytes_to_copy(info) * 100 / bytes.max(1);
             if least.is_none_or(|(other, _)| alive < other) {
                 least = Some((alive, info));
             }
         }
-        let limit = match taken > tables.allowed_bytes(&self.options) {
+        let (alive, info) = least?;
+        let copies = tables.bytes_to_copy(info);
+        let limit = match tables.is_too_much(taken, copies, &self.options) {
             true => WORTH_COPYING_PERCENT.max(self.options.copy_below_percent),
             false => self.options.copy_below_percent,
         };
-        least
-            .filter(|(alive, _)| *alive < limit)
-            .map(|(_, info)| info.clone())
+        (alive < limit).then(|| info.clone())
     }
 }

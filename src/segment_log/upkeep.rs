@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::batch::Encoded;
 use super::checkpoint::{Head, Position, Row, Writer};
-use super::copy::Cold;
+use super::copy::Colds;
 use super::core::{Core, Tables, lock};
 use super::footer;
 use super::format::SegmentId;
@@ -26,8 +26,8 @@ const COPIED_MAX: usize = 64;
 /// What the background remembers.
 #[derive(Default)]
 pub(super) struct Upkeep {
-    /// The segment that copies go to.
-    pub cold: Option<Cold>,
+    /// The segments that copies go to.
+    pub colds: Colds,
     /// Segments with a live run that cannot be read: they are left as they are.
     pub unreadable: BTreeSet<SegmentId>,
     /// How far the log was at the last checkpoint.
@@ -43,7 +43,7 @@ impl Core {
     /// `DiskFull`, which leaves everything as it was, or `Io`.
     pub fn begin(&self) -> Result<()> {
         let dead = self.checkpoint(true)?;
-        self.retire(&dead);
+        self.retire(&dead)?;
         self.is_begun.store(true, Release);
         Ok(())
     }
@@ -71,42 +71,59 @@ impl Core {
         self.seal(upkeep, false)?;
         self.settle(&mut upkeep.unreadable)?;
         self.forget_beyond_limit(None);
-        // One is freed before the next is copied, so that the copies go into files that are there.
         for _ in 0..COPIED_MAX {
-            let has_copied = self.copy_what_is_nearly_dead(upkeep)?;
-            self.checkpoint_if_due(upkeep)?;
-            if !has_copied {
+            let Some(source) = self.copy_candidate(upkeep) else {
+                break;
+            };
+            // Several go with one checkpoint, which names every region, if there is room for it.
+            if self.has_dead() && !self.has_room_to_copy(&source)? {
+                self.free_dead(upkeep)?;
+                self.be_ready_for_a_writer()?;
+            }
+            if !self.copy_what_is_nearly_dead(upkeep, &source)? {
                 break;
             }
-            self.be_ready_for_a_writer()?;
         }
-        self.fill_reserve(self.options.spare_segments)?;
-        let idle_bytes = self.read_tables().spare_bytes(&self.options);
-        self.pool.drain(idle_bytes)
+        self.checkpoint_if_due(upkeep)?;
+        let options = &self.options;
+        let spare_bytes = self.read_tables().spare_bytes(options);
+        self.fill_reserve(options.spare_segments, spare_bytes)?;
+        let at_least = options.spares_at_least();
+        self.fill_reserve(at_least, u64::MAX)?;
+        self.pool.drain(at_least, spare_bytes)
     }
 
-    /// A writer may be about to need a segment.
+    /// A writer may be about to need a segment. At the bound one has to be freed for it first.
     fn be_ready_for_a_writer(&self) -> Result<()> {
-        match self.fill_reserve(self.options.spare_segments.min(1)) {
+        let spare_bytes = self.read_tables().spare_bytes(&self.options);
+        match self.fill_reserve(self.options.spare_segments.min(1), spare_bytes) {
             // What follows may make room.
             Ok(()) | Err(Error::DiskFull { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
+    /// Whether what lives in `source` may be there twice for a while.
+    fn has_room_to_copy(&self, source: &Info) -> Result<bool> {
+        let reserve = self.pool.bytes()?;
+        let tables = self.read_tables();
+        let bytes = reserve + tables.bytes_to_copy(source);
+        Ok(bytes <= tables.left_bytes(&self.options))
+    }
+
     /// Has a segment ready before there are writers. Else the first would be one whose space is only set
     /// aside, and every frame in it dearer.
     pub fn be_ready(&self) -> Result<()> {
         let one = self.options.spare_segments.min(1);
-        match self.pool.fill(one, For::Nobody) {
+        match self.pool.fill(one, u64::MAX, For::Nobody) {
             Ok(()) | Err(Error::DiskFull { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    fn fill_reserve(&self, count: usize) -> Result<()> {
+    fn fill_reserve(&self, count: usize, bytes_max: u64) -> Result<()> {
         let is_urgent = || self.is_stopped() || self.pool.ready() == 0 && self.is_half_full();
-        self.pool.fill(count, For::Reserve(&is_urgent))
+        self.pool.fill(count, bytes_max, For::Reserve(&is_urgent))
     }
 
     /// Whether the segment that is written to is. Who has come so far may need the next one before it could
@@ -147,7 +164,6 @@ impl Core {
 
     /// Writes the index of segments that get no more frames.
     fn seal(&self, upkeep: &mut Upkeep, with_last: bool) -> Result<()> {
-        let copying = upkeep.cold.as_ref().map(|cold| cold.id());
         let open: Vec<Info> = {
             let tables = self.read_tables();
             let position = tables.position.segment;
@@ -155,7 +171,7 @@ impl Core {
                 let id = info.identity.segment;
                 let is_written_to =
                     !info.is_cold && id >= position && !(with_last && id == position);
-                is_written_to || (copying == Some(id) && !with_last)
+                is_written_to || (upkeep.colds.has(id) && !with_last)
             };
             let infos = tables
                 .segments
@@ -257,18 +273,18 @@ impl Core {
         if upkeep.checkpointed == Some(position) || !is_due {
             return Ok(());
         }
+        self.free_dead(upkeep)
+    }
+
+    /// Writes a checkpoint, and gives up the segments that it does without.
+    fn free_dead(&self, upkeep: &mut Upkeep) -> Result<()> {
+        let logged = self.counters.log_bytes.load(Relaxed);
+        let position = self.read_tables().position;
         let dead = self.checkpoint(false)?;
         upkeep.logged_bytes = logged;
         upkeep.checkpointed = Some(position);
-        if upkeep
-            .cold
-            .as_ref()
-            .is_some_and(|cold| dead.contains(&cold.id()))
-        {
-            upkeep.cold = None;
-        }
-        self.retire(&dead);
-        Ok(())
+        upkeep.colds.forget(&dead);
+        self.retire(&dead)
     }
 
     fn is_full_of_dead(&self) -> bool {
@@ -310,14 +326,18 @@ impl Core {
         Ok(dead)
     }
 
-    /// Gives up segments that the durable checkpoint does not name.
-    fn retire(&self, dead: &[SegmentId]) {
+    /// Gives up segments that the durable checkpoint does not name. The files of copies are as long as
+    /// these were, no segments to write to.
+    fn retire(&self, dead: &[SegmentId]) -> Result<()> {
         for id in dead {
             let info = self.write_tables().segments.remove(id);
-            if let Some(info) = info {
-                self.pool.recycle(info.segment);
+            match info {
+                Some(info) if info.is_cold => self.pool.remove(&info.segment)?,
+                Some(info) => self.pool.recycle(info.segment),
+                None => {}
             }
         }
+        Ok(())
     }
 }
 

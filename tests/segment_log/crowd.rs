@@ -40,7 +40,7 @@ fn batch(known: &mut Known, region: u64) -> LogBatch {
     (state.last_index, state.hard_state.commit) = (index, index);
     batch.state(RegionId(region), state);
     // The first region lags.
-    if region > 1 && index % KEPT == 0 {
+    if region > 1 && index.is_multiple_of(KEPT) {
         known.cut = index - KEPT / 2;
         batch.remove(RegionId(region), 0..known.cut);
     }

@@ -2,12 +2,15 @@
 
 use std::cell::Cell;
 use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use peerstore::memory::{Lost, MemFs};
 use peerstore::segment_log::SegmentLog;
-use peerstore::{Durability, Error, LogBatch, RaftLogStorage, Result};
+use peerstore::{Durability, Error, FileSystem, LogBatch, RaftLogStorage, Result};
 
-use crate::support::{Content, Expected, Random, Step, Writer, content, entry, open, options};
+use crate::support::{
+    Content, DIR, Expected, Random, Step, Writer, bytes_on_disk, content, entry, open, options,
+};
 
 const STEPS: usize = 45;
 
@@ -246,6 +249,44 @@ fn compacting_makes_room_on_a_full_disk() {
         log.maintain().expect("maintain");
         write(&log).unwrap_or_else(|e| panic!("round {round}: {e}"));
     }
+}
+
+/// The space of what is nearly dead comes back as soon as there is room for the rest of it; until then
+/// nothing is left behind.
+#[test]
+fn a_copy_that_finds_no_room_leaves_no_file() {
+    let fs = MemFs::new();
+    let log = open(&fs, &options()).expect("open");
+    let mut random = Random(8);
+    for index in 1..20u64 {
+        for (region, bytes) in [(1, 100), (2, 3_000)] {
+            let mut batch = LogBatch::default();
+            batch.append(region.into(), vec![entry(index, 1, random.bytes(bytes))]);
+            batch.remove(2.into(), 0..index);
+            log.write(&batch, Durability::Synced).expect("write");
+        }
+    }
+    let segments = log.segment_stats().segments;
+    let files = || {
+        let names = fs.list(Path::new(DIR)).expect("list");
+        let is_segment = |name: &&PathBuf| name.extension().is_some_and(|e| e == "seg");
+        names.iter().filter(is_segment).count() as u64
+    };
+    assert!(segments > 3 && files() == segments, "{segments} segments");
+    // Small enough for an index, and too small for a header and a frame.
+    fs.set_space(bytes_on_disk(&fs) + 2_000);
+    let full = log.maintain();
+    assert!(matches!(full, Err(Error::DiskFull { .. })), "{full:?}");
+    let stats = log.segment_stats();
+    assert_eq!(stats.copied_bytes, 0, "{stats:?}");
+    assert_eq!(files(), stats.segments, "{stats:?}");
+    fs.set_space(u64::MAX / 2);
+    log.maintain().expect("maintain");
+    let stats = log.segment_stats();
+    assert!(
+        stats.copied_bytes > 0 && stats.segments < segments,
+        "{stats:?}"
+    );
 }
 
 /// Writes an entry, then fills the reserve with segments of several pieces.

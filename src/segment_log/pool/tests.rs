@@ -157,7 +157,7 @@ fn of_the_reserve_one_piece_at_a_time_is_queued_for_the_disk() -> Result<()> {
     for reserves in [true, false] {
         let fs = Counting::new(reserves);
         let pool = fs.pool()?;
-        pool.fill(2, For::Reserve(&never))?;
+        pool.fill(2, u64::MAX, For::Reserve(&never))?;
         {
             let written = lock(&fs.written);
             assert_eq!(written.bytes, 2 * (SEGMENT_BYTES + HEADER_BYTES));
@@ -179,7 +179,7 @@ fn a_segment_that_becomes_urgent_is_set_aside_from_there_on() -> Result<()> {
         looks.set(looks.get() + 1);
         looks.get() > 2
     };
-    pool.fill(2, For::Reserve(&is_urgent))?;
+    pool.fill(2, u64::MAX, For::Reserve(&is_urgent))?;
     // Two pieces of the first, none of the second.
     assert_eq!(lock(&fs.written).bytes, 2 * PIECE_BYTES + 2 * HEADER_BYTES);
     check(&fs, &pool.take(0)?)?;
@@ -190,7 +190,7 @@ fn a_segment_that_becomes_urgent_is_set_aside_from_there_on() -> Result<()> {
 fn where_nothing_can_be_set_aside_the_reserve_is_written_to_its_end() -> Result<()> {
     let fs = Counting::new(false);
     let pool = fs.pool()?;
-    pool.fill(1, For::Reserve(&|| true))?;
+    pool.fill(1, u64::MAX, For::Reserve(&|| true))?;
     assert_eq!(lock(&fs.written).bytes, SEGMENT_BYTES + HEADER_BYTES);
     assert!(lock(&fs.written).most_queued <= PIECE_BYTES + HEADER_BYTES);
     check(&fs, &pool.take(0)?)
@@ -218,7 +218,7 @@ fn a_full_disk_is_noticed_before_anything_is_written() -> Result<()> {
     let pool = fs.pool()?;
     fs.inner.set_space(SEGMENT_BYTES / 2);
     let full = |done: Result<()>| matches!(done, Err(Error::DiskFull { .. }));
-    assert!(full(pool.fill(1, For::Reserve(&never))));
+    assert!(full(pool.fill(1, u64::MAX, For::Reserve(&never))));
     assert!(full(pool.take(0).map(drop)));
     assert_eq!(lock(&fs.written).bytes, 0);
     assert_eq!(fs.list(Path::new("log"))?, Vec::<PathBuf>::new());
@@ -229,7 +229,7 @@ fn a_full_disk_is_noticed_before_anything_is_written() -> Result<()> {
 fn a_batch_larger_than_a_segment_gets_its_space_without_zeroes() -> Result<()> {
     let fs = Counting::new(true);
     let pool = fs.pool()?;
-    pool.fill(1, For::Reserve(&never))?;
+    pool.fill(1, u64::MAX, For::Reserve(&never))?;
     let before = lock(&fs.written).bytes;
     let segment = pool.take(3 * SEGMENT_BYTES)?;
     assert_eq!(lock(&fs.written).bytes, before);
@@ -246,7 +246,7 @@ fn a_piece_that_does_not_reach_the_disk_is_an_error_and_leaves_no_file() -> Resu
     fs.inner
         .fail_at(fs.inner.operations() + 3, std::io::ErrorKind::Other);
     assert!(matches!(
-        pool.fill(1, For::Reserve(&never)),
+        pool.fill(1, u64::MAX, For::Reserve(&never)),
         Err(Error::Io { .. })
     ));
     let history = fs.inner.history();
