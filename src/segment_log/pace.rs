@@ -2,13 +2,18 @@
 //!
 //! Writers that were answered together come again one after the other. A group that does not wait for
 //! them takes those that are there, and the others take the next: two fsyncs for what one could do, but
-//! the second half comes while the first is on its way to the medium. So waiting pays if the writers
-//! come again in less time than an fsync takes, and only then.
+//! the second half comes while the first is on its way to the medium. That is not for nothing: threads that
+//! wake while another waits for the disk keep it from going on when the disk is done, and two such fsyncs
+//! take as long as three of one alone. So waiting pays if the writers come again in little more time than an
+//! fsync takes, and only then.
 
 use std::time::{Duration, Instant};
 
 /// The longest wait for a writer that may not come again.
 const HOLD_MAX: Duration = Duration::from_millis(2);
+
+/// A group is held for writers that come again within so much of an fsync, in percent.
+const SYNC_PERCENT: u64 = 175;
 
 /// What the last groups say about the next one.
 #[derive(Debug, Default)]
@@ -52,10 +57,11 @@ impl Pace {
 
     /// How long `waiting` requests are to be held while an fsync takes so long; not at all is nothing.
     pub fn hold(&self, waiting: usize, sync_ns: u64) -> Option<Duration> {
-        if waiting >= self.expected || self.turn_ns * self.expected as u64 >= sync_ns {
+        let limit_ns = sync_ns / 100 * SYNC_PERCENT;
+        if waiting >= self.expected || self.turn_ns * self.expected as u64 >= limit_ns {
             return None;
         }
-        let limit = Duration::from_nanos(sync_ns).min(HOLD_MAX);
+        let limit = Duration::from_nanos(limit_ns).min(HOLD_MAX);
         let left = limit.checked_sub(self.since?.elapsed())?;
         (!left.is_zero()).then_some(left)
     }
@@ -66,6 +72,7 @@ mod tests {
     use super::*;
 
     const SLOW_SYNC_NS: u64 = 60_000_000_000;
+    const FAST_SYNC_NS: u64 = 800_000;
 
     #[test]
     fn a_group_is_held_for_writers_that_come_again_faster_than_the_disk_syncs() {
@@ -78,7 +85,7 @@ mod tests {
         );
         assert_eq!(pace.hold(7, SLOW_SYNC_NS), None, "all are there");
         assert_eq!(
-            pace.hold(6, 1_000_000),
+            pace.hold(6, FAST_SYNC_NS),
             None,
             "the disk is as fast as they are"
         );
