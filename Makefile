@@ -10,7 +10,7 @@ LIBCLANG = scripts/with-libclang
 D_ENGINE = compat/d-engine/Cargo.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-prost test-plain test-d-engine soak bench compare dot lint deny
+.PHONY: help demo test test-prost test-plain test-d-engine soak bench compare compare-journaled dot lint deny
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -47,6 +47,10 @@ bench: ## the benchmarks, optimised, and the comparison; ARGS go to cargo bench
 compare: ## the append-only log beside raft-engine, RocksDB and the bare disk; ARGS as "--runs 5 sync"
 	$(LIBCLANG) $(CARGO) run --release --manifest-path benches/compare/Cargo.toml \
 		--target-dir $(TARGET) -- --plot $(TARGET)/compare.svg $(ARGS)
+
+compare-journaled: ## the same on an ext4 with a journal in a loop device of its own; needs root
+	$(LIBCLANG) $(CARGO) build --release --manifest-path benches/compare/Cargo.toml --target-dir $(TARGET)
+	scripts/with-ext4 5120 $(TARGET)/release/peerstore-compare --dir {} $(ARGS)
 
 dot: ## draw dot/*.dot and dot/*.svg again from the code
 	$(LIBCLANG) $(CARGO) run --features $(FEATURES) --example dot
