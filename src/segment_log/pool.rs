@@ -121,13 +121,14 @@ impl Pool {
         Ok(segment)
     }
 
-    /// Makes segments until `count` are ready, out of files that nobody needs, or new ones while the
-    /// reserve takes no more than `bytes_max` with them.
+    /// Makes as many segments as are missing for `count` to be ready, out of files that nobody needs, or new
+    /// ones while the reserve takes no more than `bytes_max` with them. Others may take them meanwhile:
+    /// whoever is as fast as that does not keep the caller here.
     ///
     /// # Errors
     /// `DiskFull` or `Io`.
     pub fn fill(&self, count: usize, bytes_max: u64, whom: For) -> Result<()> {
-        while self.ready() < count {
+        for _ in self.ready()..count {
             let is_free = |unused: &Arc<Segment>| Arc::strong_count(unused) == 1;
             let has_unused = lock(&self.idle).unused.iter().any(is_free);
             if !has_unused && self.bytes()? + self.segment_bytes > bytes_max {

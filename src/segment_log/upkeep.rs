@@ -121,8 +121,15 @@ impl Core {
         }
     }
 
+    /// Writes zeroes while there is nothing better to do: once a writer has begun another segment, the one
+    /// before is to be sealed, and soon a checkpoint due, or the next open would read all that is behind.
     fn fill_reserve(&self, count: usize, bytes_max: u64) -> Result<()> {
-        let is_urgent = || self.is_stopped() || self.pool.ready() == 0 && self.is_half_full();
+        let rotations = || self.counters.rotations.load(Relaxed);
+        let begun = rotations();
+        let is_urgent = || {
+            let is_overtaken = self.pool.ready() == 0 && self.is_half_full();
+            self.is_stopped() || rotations() != begun || is_overtaken
+        };
         self.pool.fill(count, bytes_max, For::Reserve(&is_urgent))
     }
 

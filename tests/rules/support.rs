@@ -53,6 +53,7 @@ pub fn config(store_id: u64) -> Config {
         ..Config::default()
     };
     config.snapshot.retry_backoff_ms = 1;
+    config.append_log.segment_bytes = 1 << 20;
     config.rocksdb.block_cache_bytes = 1 << 20;
     config.rocksdb.write_buffer_bytes = 1 << 20;
     config

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use peerstore::memory::{MemoryNetwork, MemoryPlacement};
 use peerstore::{
-    CompositeStorage, Config, KeyRange, KvCommand, KvStateMachine, PeerId, Region, RegionId,
+    CompositeStorage, Config, Error, KeyRange, KvCommand, KvStateMachine, PeerId, Region, RegionId,
     StateMachine, Store, StoreOptions,
 };
 
@@ -57,11 +57,12 @@ impl Cluster {
     }
 
     pub fn start(&mut self, id: u64) {
-        let config = Config {
+        let mut config = Config {
             store_id: id,
             cluster_id: 7,
             ..Config::default()
         };
+        config.append_log.segment_bytes = 1 << 20;
         let node = CompositeStorage::open(self.path(id), config).unwrap();
         let make = Arc::clone(&self.machine);
         let machine = move |region: &Region| make(id, region);
@@ -79,7 +80,11 @@ impl Cluster {
         let voters = self.stores.keys().map(|id| (PeerId(100 + id), *id));
         let region = Region::with_voters(1, KeyRange::all(), voters);
         for store in self.stores.values() {
-            store.create_region(&region).unwrap();
+            match store.create_region(&region) {
+                // The others have a leader already, and it has spoken to this one: it gets a snapshot.
+                Ok(()) | Err(Error::RegionExists { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
         }
     }
 

@@ -248,11 +248,13 @@ impl Raw {
         Ok(Raw { file, end })
     }
 
-    fn put(&self, bytes: &[u8]) -> Outcome {
+    fn put(&self, bytes: &[u8], sync: bool) -> Outcome {
         let length = bytes.len() as u64;
         let at = self.end.fetch_add(length, Relaxed) % (RAW_BYTES - length);
         self.file.write_all_at(bytes, at)?;
-        self.file.sync_data()?;
+        if sync {
+            self.file.sync_data()?;
+        }
         Ok(())
     }
 }
@@ -264,10 +266,10 @@ fn payload(writes: &[Write], out: &mut Vec<u8>) {
 }
 
 impl Engine for Raw {
-    fn write(&self, writes: &[Write], _: bool) -> Outcome {
+    fn write(&self, writes: &[Write], sync: bool) -> Outcome {
         let mut bytes = Vec::new();
         payload(writes, &mut bytes);
-        self.put(&bytes)
+        self.put(&bytes, sync)
     }
 
     fn read(&self, _: u64, _: Range<u64>) -> Outcome<u64> {
@@ -277,6 +279,6 @@ impl Engine for Raw {
     fn write_together(&self, groups: &[Vec<Write>]) -> Outcome {
         let mut bytes = Vec::new();
         groups.iter().for_each(|writes| payload(writes, &mut bytes));
-        self.put(&bytes)
+        self.put(&bytes, true)
     }
 }

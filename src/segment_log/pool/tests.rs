@@ -187,6 +187,22 @@ fn a_segment_that_becomes_urgent_is_set_aside_from_there_on() -> Result<()> {
 }
 
 #[test]
+fn who_takes_segments_as_fast_as_they_are_made_does_not_keep_the_background() -> Result<()> {
+    let fs = Counting::new(true);
+    let pool = fs.pool()?;
+    let taken = Cell::new(0);
+    let take = || {
+        if pool.ready() > 0 {
+            taken.set(taken.get() + usize::from(pool.take(0).is_ok()));
+        }
+        false
+    };
+    pool.fill(2, u64::MAX, For::Reserve(&take))?;
+    assert_eq!((taken.get(), pool.ready()), (1, 1), "two were made");
+    Ok(())
+}
+
+#[test]
 fn where_nothing_can_be_set_aside_the_reserve_is_written_to_its_end() -> Result<()> {
     let fs = Counting::new(false);
     let pool = fs.pool()?;
