@@ -2,7 +2,7 @@
 
 use peerstore::{CompositeStorage, Error, LogBackend, Result};
 
-use crate::cuts::{look, node_dir, open_image};
+use crate::cuts::{is_torn_manifest, look, node_dir, open_image};
 use crate::disk::{Disk, Lost};
 use crate::journal::{Journal, Node};
 use crate::life::{self, Donation, Life};
@@ -93,10 +93,6 @@ fn check_disk(disk: &Disk, journal: &Journal, acked: usize, seed: u64) -> Result
 
 fn is_missing_table(reason: &str) -> bool {
     reason.contains("No such file") && reason.contains(".sst")
-}
-
-fn is_torn_manifest(reason: &str) -> bool {
-    reason.contains("checksum mismatch") && reason.contains("/MANIFEST-")
 }
 
 /// What lives on failing disks came to.
