@@ -167,17 +167,16 @@ impl Core {
     fn what_lives_in(&self, segment: SegmentId) -> (Vec<Wanted>, u64) {
         let (mut wanted, mut all, mut regions) = (Vec::new(), 0, 0u64);
         self.each_region(|tables, region| {
-            let parts = tables.index.regions.get(&region).map(|log| &log.parts[..]);
-            let (Some(first), Some(last)) =
-                (parts.and_then(<[_]>::first), parts.and_then(<[_]>::last))
-            else {
+            let Some(log) = tables.index.regions.get(&region) else {
+                return;
+            };
+            let (Some(first), Some(last)) = (log.parts.first(), log.parts.last()) else {
                 return;
             };
             let entries = last.end() - first.first;
             all += entries;
             regions += 1;
-            let here = parts.into_iter().flatten().filter(|p| p.segment == segment);
-            wanted.extend(here.map(|part| Wanted {
+            wanted.extend(log.parts_in(segment).map(|part| Wanted {
                 region,
                 range: part.range(),
                 entries,
@@ -218,7 +217,7 @@ impl Core {
         let is_first = cold.end == HEADER_BYTES;
         let written = self.write_cold_frame(&mut cold, &dir, copies, from);
         if is_first && matches!(written, Err(Error::DiskFull { .. })) {
-            self.pool.remove(&cold.segment)?;
+            self.fs.remove(&cold.segment.path)?;
         }
         let moves = written?;
         if is_first {

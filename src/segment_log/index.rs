@@ -244,6 +244,13 @@ impl RegionLog {
         low..high.max(low)
     }
 
+    /// The parts in `segment`.
+    pub fn parts_in(&self, segment: SegmentId) -> impl Iterator<Item = &Part> {
+        self.parts
+            .iter()
+            .filter(move |part| part.segment == segment)
+    }
+
     fn is_empty(&self) -> bool {
         self.state.is_none() && self.parts.is_empty()
     }

@@ -148,14 +148,6 @@ impl Pool {
         self.create(self.dir.join(file_name(id)), id)
     }
 
-    /// Removes a file that nothing that is durable needs. Somebody may still be reading.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn remove(&self, segment: &Segment) -> Result<()> {
-        self.fs.remove(&segment.path)
-    }
-
     fn put(&self, segment: Segment) {
         let mut spares = lock(&self.spares);
         if segment.id < spares.taken {
@@ -186,14 +178,22 @@ impl Pool {
     /// `Io`.
     pub fn drain(&self, count: usize, bytes_max: u64) -> Result<()> {
         let mut taken = self.bytes()?;
-        while taken > bytes_max {
-            let Some(segment) = self.pop_idle().or_else(|| self.pop_beyond(count)) else {
-                break;
-            };
-            taken -= segment.file.length()?;
-            self.fs.remove(&segment.path)?;
+        while taken > bytes_max
+            && let Some(bytes) = self.give_back(count)?
+        {
+            taken -= bytes;
         }
         Ok(())
+    }
+
+    /// Removes an unused file, or else a spare beyond `count`. Returns what it took, if there was one.
+    fn give_back(&self, count: usize) -> Result<Option<u64>> {
+        let Some(segment) = self.pop_idle().or_else(|| self.pop_beyond(count)) else {
+            return Ok(None);
+        };
+        let bytes = segment.file.length()?;
+        self.fs.remove(&segment.path)?;
+        Ok(Some(bytes))
     }
 
     /// The last spare, if there are more than `count`.
@@ -207,13 +207,7 @@ impl Pool {
 
     /// Gives the space of one spare back to the file system. Says whether there was one.
     pub fn shed(&self) -> Result<bool> {
-        let idle = self.pop_idle();
-        let spare = idle.or_else(|| self.pop_beyond(0));
-        let Some(segment) = spare else {
-            return Ok(false);
-        };
-        self.fs.remove(&segment.path)?;
-        Ok(true)
+        Ok(self.give_back(0)?.is_some())
     }
 
     /// Makes the names in the log's directory durable. A sync that fails may have dropped what another

@@ -96,11 +96,9 @@ impl Core {
     /// A writer may be about to need a segment. At the bound one has to be freed for it first.
     fn be_ready_for_a_writer(&self) -> Result<()> {
         let spare_bytes = self.read_tables().spare_bytes(&self.options);
-        match self.fill_reserve(self.options.spare_segments.min(1), spare_bytes) {
-            // What follows may make room.
-            Ok(()) | Err(Error::DiskFull { .. }) => Ok(()),
-            Err(error) => Err(error),
-        }
+        let filled = self.fill_reserve(self.options.spare_segments.min(1), spare_bytes);
+        // What follows may make room.
+        unless_full(filled)
     }
 
     /// Whether what lives in `source` may be there twice for a while.
@@ -115,10 +113,7 @@ impl Core {
     /// aside, and every frame in it dearer.
     pub fn be_ready(&self) -> Result<()> {
         let one = self.options.spare_segments.min(1);
-        match self.pool.fill(one, u64::MAX, For::Nobody) {
-            Ok(()) | Err(Error::DiskFull { .. }) => Ok(()),
-            Err(error) => Err(error),
-        }
+        unless_full(self.pool.fill(one, u64::MAX, For::Nobody))
     }
 
     /// Writes zeroes while there is nothing better to do: once a writer has begun another segment, the one
@@ -238,7 +233,7 @@ impl Core {
         let mut regions = Vec::new();
         self.each_region(|tables, region| {
             let log = tables.index.regions.get(&region);
-            if log.is_some_and(|log| log.parts.iter().any(|part| part.segment == id)) {
+            if log.is_some_and(|log| log.parts_in(id).next().is_some()) {
                 regions.push(region);
             }
         });
@@ -253,8 +248,7 @@ impl Core {
             let parts: Vec<Part> = {
                 let tables = self.read_tables();
                 let log = tables.index.regions.get(region);
-                let parts = log.into_iter().flat_map(|log| &log.parts);
-                parts.filter(|p| p.segment == id).cloned().collect()
+                log.map_or_else(Vec::new, |log| log.parts_in(id).cloned().collect())
             };
             if parts.iter().any(|part| part.runs.is_none()) {
                 return None;
@@ -339,12 +333,20 @@ impl Core {
         for id in dead {
             let info = self.write_tables().segments.remove(id);
             match info {
-                Some(info) if info.is_cold => self.pool.remove(&info.segment)?,
+                Some(info) if info.is_cold => self.fs.remove(&info.segment.path)?,
                 Some(info) => self.pool.recycle(info.segment),
                 None => {}
             }
         }
         Ok(())
+    }
+}
+
+/// A disk that is full leaves it for later.
+fn unless_full(done: Result<()>) -> Result<()> {
+    match done {
+        Err(Error::DiskFull { .. }) => Ok(()),
+        done => done,
     }
 }
 

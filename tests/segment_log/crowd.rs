@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use peerstore::memory::{Lost, MemFs};
 use peerstore::segment_log::{SegmentLog, SegmentLogOptions};
-use peerstore::{Durability, LogBatch, RaftLocalState, RaftLogStorage, RegionId, Result};
+use peerstore::{Durability, LogBatch, RaftLogStorage, RegionId, Result};
 
-use crate::support::{Random, entry, open, options};
+use crate::support::{Random, entry, open, options, state};
 
 const WRITERS: u64 = 4;
 const CROWDS: u64 = 60;
@@ -36,9 +36,7 @@ fn batch(known: &mut Known, region: u64) -> LogBatch {
     let index = known.tried;
     let mut batch = LogBatch::default();
     batch.append(RegionId(region), vec![entry(index, 1, data(region, index))]);
-    let mut state = RaftLocalState::default();
-    (state.last_index, state.hard_state.commit) = (index, index);
-    batch.state(RegionId(region), state);
+    batch.state(RegionId(region), state(1, index));
     // The first region lags.
     if region > 1 && index.is_multiple_of(KEPT) {
         known.cut = index - KEPT / 2;

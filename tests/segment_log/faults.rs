@@ -2,14 +2,13 @@
 
 use std::cell::Cell;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
 
 use peerstore::memory::{Lost, MemFs};
 use peerstore::segment_log::SegmentLog;
-use peerstore::{Durability, Error, FileSystem, LogBatch, RaftLogStorage, Result};
+use peerstore::{Durability, Error, LogBatch, RaftLogStorage, Result};
 
 use crate::support::{
-    Content, DIR, Expected, Random, Step, Writer, bytes_on_disk, content, entry, open, options,
+    Content, Expected, Random, Step, Writer, bytes_on_disk, content, entry, open, options, segments,
 };
 
 const STEPS: usize = 45;
@@ -266,13 +265,9 @@ fn a_copy_that_finds_no_room_leaves_no_file() {
             log.write(&batch, Durability::Synced).expect("write");
         }
     }
-    let segments = log.segment_stats().segments;
-    let files = || {
-        let names = fs.list(Path::new(DIR)).expect("list");
-        let is_segment = |name: &&PathBuf| name.extension().is_some_and(|e| e == "seg");
-        names.iter().filter(is_segment).count() as u64
-    };
-    assert!(segments > 3 && files() == segments, "{segments} segments");
+    let before = log.segment_stats().segments;
+    let files = || segments(&fs).len() as u64;
+    assert!(before > 3 && files() == before, "{before} segments");
     // Small enough for an index, and too small for a header and a frame.
     fs.set_space(bytes_on_disk(&fs) + 2_000);
     let full = log.maintain();
@@ -284,7 +279,7 @@ fn a_copy_that_finds_no_room_leaves_no_file() {
     log.maintain().expect("maintain");
     let stats = log.segment_stats();
     assert!(
-        stats.copied_bytes > 0 && stats.segments < segments,
+        stats.copied_bytes > 0 && stats.segments < before,
         "{stats:?}"
     );
 }

@@ -3,12 +3,12 @@
 //! in the environment.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use peerstore::memory::{Lost, MemFs};
 use peerstore::{Durability, Error, FileSystem, LogBatch, RaftLogStorage, RegionId};
 
-use crate::support::{Content, DIR, Random, content, entry, open, options, state};
+use crate::support::{Content, DIR, Random, content, entry, open, options, segments, state};
 
 /// How the log was left.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -74,12 +74,6 @@ fn bytes_of(fs: &MemFs, path: &Path) -> Vec<u8> {
     let mut bytes = vec![0; file.length().expect("length") as usize];
     file.read_exact_at(&mut bytes, 0).expect("read");
     bytes
-}
-
-fn segments(fs: &MemFs) -> Vec<PathBuf> {
-    let names = fs.list(Path::new(DIR)).expect("list").into_iter();
-    let names = names.filter(|name| name.extension().is_some_and(|e| e == "seg"));
-    names.map(|name| Path::new(DIR).join(name)).collect()
 }
 
 /// What a flip came to.

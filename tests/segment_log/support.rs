@@ -259,3 +259,10 @@ pub fn bytes_on_disk(fs: &MemFs) -> u64 {
         .map(|name| length(name).expect("measure"))
         .sum()
 }
+
+/// The paths of its segments, ascending.
+pub fn segments(fs: &MemFs) -> Vec<PathBuf> {
+    let names = fs.list(Path::new(DIR)).expect("list").into_iter();
+    let names = names.filter(|name| name.extension().is_some_and(|e| e == "seg"));
+    names.map(|name| Path::new(DIR).join(name)).collect()
+}
